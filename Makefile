@@ -1,0 +1,59 @@
+# Hedgerow. `make` alone lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := PYTHONPATH=. $(BIN)/python
+PROTOS := $(shell find protos -name '*.proto')
+STUBS := $(VENV)/.stubs
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format up down status stubs bench-core clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	touch $@
+
+$(STUBS): $(READY) $(PROTOS)
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. $(PROTOS)
+	touch $@
+
+stubs: $(STUBS) ## Generate the Python stubs from protos/.
+
+demo: $(STUBS) ## Run the main job on real data, from raw records to an audited prediction (report in var/demo/).
+	$(PY) -m examples.credit.demo
+
+test: $(STUBS) ## Run every test.
+	$(PY) -m pytest
+
+check: $(STUBS) ## Format, lint, types, import rules and contract.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PYTHONPATH=. $(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+	$(BIN)/python deploy/check_breaking.py
+
+format: $(STUBS) ## Format the code and apply safe fixes.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+up: $(STUBS) ## Start the suite and print how to reach it.
+	$(PY) -m suite up --detach
+
+down: $(STUBS) ## Stop the suite.
+	$(PY) -m suite down
+
+status: $(STUBS) ## Show each service's health.
+	$(PY) -m suite status
+
+bench-core: $(STUBS) ## Measure the interceptor chain against a bare grpc.aio echo (var/bench/core.json).
+	$(PY) -m benchmarks.core
+
+clean: ## Remove the environment, the stubs and everything the suite keeps.
+	rm -rf $(VENV) var build *.egg-info
+	find hedgerow -name '*_pb2.py*' -delete

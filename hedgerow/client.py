@@ -1,0 +1,212 @@
+"""Calls to one service: deadlines always, typed errors, retries where they are safe, trace and request ids passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from opentelemetry import propagate
+
+from hedgerow.channel import RotatingChannel, pinned_channel
+from hedgerow.errors import HedgerowError, UnavailableError, from_rpc_error
+from hedgerow.identity import Identity, new_key_and_csr
+
+PURPOSE_KEY = "hedgerow-purpose"
+ON_BEHALF_OF_KEY = "hedgerow-on-behalf-of"
+REQUEST_ID_KEY = "hedgerow-request-id"
+DEFAULT_TIMEOUT = 30.0
+RETRY_ATTEMPTS = 4
+# Reads have no effect on the server, so a repeat is always safe.
+_SAFE_PREFIXES = ("Get", "List", "Check", "Open", "Verify")
+
+
+def metadata(purpose: str, on_behalf_of: str, request_id: str) -> list[tuple[str, str]]:
+    """Return the metadata of a call."""
+    entries = [(REQUEST_ID_KEY, request_id or uuid.uuid4().hex)]
+    if purpose:
+        entries.append((PURPOSE_KEY, purpose))
+    if on_behalf_of:
+        entries.append((ON_BEHALF_OF_KEY, on_behalf_of))
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    entries.extend(carrier.items())
+    return entries
+
+
+class ServiceClient:
+    """A client of one gRPC service, driven by its descriptor.
+
+    All methods raise the typed errors of ``hedgerow.errors``.
+    """
+
+    def __init__(self, channel: RotatingChannel, service: ServiceDescriptor) -> None:
+        self._channel = channel
+        self._service = service
+        self._methods: dict[str, tuple[str, Any, Any]] = {
+            method.name: _codec(service, method) for method in service.methods
+        }
+
+    async def call(
+        self,
+        method: str,
+        request: Any,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        purpose: str = "",
+        on_behalf_of: str = "",
+        request_id: str = "",
+    ) -> Any:
+        """Make a unary call.
+
+        A read is tried again on UNAVAILABLE while the deadline allows; so is a request that carries its own
+        ``request_id`` field, because the server carries such a request out once.
+
+        Args:
+            method: RPC name, such as ``GetDataset``.
+            request: the request message.
+            timeout: seconds until the deadline, over all attempts.
+            purpose: why the data is wanted.
+            on_behalf_of: token of the principal this call is made for.
+            request_id: to find the call in logs and the audit trail; made up when empty.
+        """
+        path, serializer, deserializer = self._methods[method]
+        safe = method.startswith(_SAFE_PREFIXES) or bool(getattr(request, "request_id", ""))
+        deadline = time.monotonic() + timeout
+        entries = metadata(purpose, on_behalf_of, request_id)
+        for attempt in range(RETRY_ATTEMPTS if safe else 1):
+            left = deadline - time.monotonic()
+            try:
+                bound = self._channel.method("unary_unary", path, serializer, deserializer)
+                return await bound(request, timeout=max(left, 0.001), metadata=entries)
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc_error(error)
+                pause = 0.1 * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+                last = not safe or attempt + 1 == RETRY_ATTEMPTS or left <= pause
+                if last or not isinstance(failure, UnavailableError):
+                    raise failure from None
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def stream(
+        self,
+        method: str,
+        request: Any,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        purpose: str = "",
+        on_behalf_of: str = "",
+        request_id: str = "",
+    ) -> AsyncIterator[Any]:
+        """Make a call that answers with a stream; leaving the loop early cancels it."""
+        path, serializer, deserializer = self._methods[method]
+        bound = self._channel.method("unary_stream", path, serializer, deserializer)
+        call = bound(request, timeout=timeout, metadata=metadata(purpose, on_behalf_of, request_id))
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+        finally:
+            call.cancel()
+
+    async def send(
+        self,
+        method: str,
+        requests: AsyncIterable[Any],
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        purpose: str = "",
+        on_behalf_of: str = "",
+        request_id: str = "",
+    ) -> Any:
+        """Make a call that sends a stream and gets one answer."""
+        path, serializer, deserializer = self._methods[method]
+        bound = self._channel.method("stream_unary", path, serializer, deserializer)
+        try:
+            return await bound(requests, timeout=timeout, metadata=metadata(purpose, on_behalf_of, request_id))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+
+    async def watch(
+        self, method: str, request: Any, *, timeout: float, done: Sequence[int] = (), **context: str
+    ) -> AsyncIterator[Any]:
+        """Stream a resource's states, opening the stream again when the server goes away.
+
+        A ``Watch…`` RPC gives the current state first, so nothing is missed. Ends with the stream, or with a message
+        whose ``state`` is in ``done``.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                async for message in self.stream(
+                    method, request, timeout=max(deadline - time.monotonic(), 0.001), **context
+                ):
+                    yield message
+                    if done and message.state in done:
+                        return
+                return
+            except UnavailableError:
+                if time.monotonic() + 0.5 >= deadline:
+                    raise
+                await asyncio.sleep(0.5)
+
+
+def _codec(service: ServiceDescriptor, method: MethodDescriptor) -> tuple[str, Any, Any]:
+    request = message_factory.GetMessageClass(method.input_type)
+    response = message_factory.GetMessageClass(method.output_type)
+    return f"/{service.full_name}/{method.name}", request.SerializeToString, response.FromString
+
+
+async def enrol(
+    target: str,
+    server_name: str,
+    pinned_roots_pem: bytes,
+    method: MethodDescriptor,
+    *,
+    timeout: float = 15.0,
+    **fields: str,
+) -> Identity:
+    """Exchange a credential for a certificate on the enrolment port and return the identity.
+
+    Args:
+        target: ``host:port`` of the enrolment port.
+        server_name: name the certificate of the port must have.
+        pinned_roots_pem: the CA to trust there and nowhere else.
+        method: descriptor of ``EnrolmentService.Enroll`` or ``.Login``.
+        timeout: seconds until the deadline.
+        fields: the credential: ``token``, or ``username`` and ``password``.
+
+    Raises:
+        HedgerowError: as the RPC states.
+    """
+    key_pem, csr_pem = new_key_and_csr()
+    path, serializer, deserializer = _codec(method.containing_service, method)
+    request = message_factory.GetMessageClass(method.input_type)(csr_pem=csr_pem, **fields)
+    async with pinned_channel(target, server_name, pinned_roots_pem) as channel:
+        bound = channel.unary_unary(path, request_serializer=serializer, response_deserializer=deserializer)
+        try:
+            answer = await bound(request, timeout=timeout, metadata=metadata("", "", ""), wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+    return Identity(key_pem, answer.chain_pem.encode(), answer.roots_pem.encode())
+
+
+async def renew(client: ServiceClient, make_request: Any, *, timeout: float = 15.0) -> Identity:
+    """Return a new identity with a new key, on the strength of the client's current certificate.
+
+    ``make_request`` is the class ``RenewCertificateRequest``.
+    """
+    key_pem, csr_pem = new_key_and_csr()
+    answer = await client.call("RenewCertificate", make_request(csr_pem=csr_pem), timeout=timeout)
+    return Identity(key_pem, answer.chain_pem.encode(), answer.roots_pem.encode())
+
+
+__all__ = ["HedgerowError", "ServiceClient", "enrol", "metadata", "renew"]

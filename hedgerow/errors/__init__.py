@@ -1,0 +1,226 @@
+"""The errors of the suite: raised on the server, mapped once, and raised again as the same class in the client.
+
+Every error carries a reason (a value of ``hedgerow.errors.v1.ErrorReason`` without its prefix) and travels as
+``google.rpc.Status`` with an ``ErrorInfo`` of domain ``hedgerow.dev``; ``BadRequest`` names the fields at fault and
+``RetryInfo`` says when to try again. Messages are written for the caller: they hold no secret, no personal data and no
+internals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+DOMAIN = "hedgerow.dev"
+STATUS_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class HedgerowError(Exception):
+    """Base of all typed errors.
+
+    Attributes:
+        code_name: name of the gRPC code, fixed per class.
+        message: one sentence for the caller: what is wrong and the way out.
+        reason: name of an ``ErrorReason`` without its prefix.
+        metadata: machine-readable context, such as the resource or the receipt.
+        fields: field path to what is wrong with it.
+        retry_after: seconds after which a retry makes sense, or None.
+    """
+
+    code_name = "INTERNAL"
+    default_reason = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.metadata = dict(metadata or {})
+        self.fields = dict(fields or {})
+        self.retry_after = retry_after
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The gRPC code."""
+        return grpc.StatusCode[self.code_name]
+
+
+class InvalidArgumentError(HedgerowError):
+    """The request is wrong whatever the state of the system."""
+
+    code_name = "INVALID_ARGUMENT"
+    default_reason = "FIELD_INVALID"
+
+
+class NotFoundError(HedgerowError):
+    """The named resource does not exist."""
+
+    code_name = "NOT_FOUND"
+    default_reason = "RESOURCE_NOT_FOUND"
+
+
+class AlreadyExistsError(HedgerowError):
+    """A resource of that name exists with other content."""
+
+    code_name = "ALREADY_EXISTS"
+    default_reason = "RESOURCE_EXISTS"
+
+
+class FailedPreconditionError(HedgerowError):
+    """The state of the resource does not allow the call."""
+
+    code_name = "FAILED_PRECONDITION"
+    default_reason = "STATE_CONFLICT"
+
+
+class PermissionDeniedError(HedgerowError):
+    """No policy permits the call."""
+
+    code_name = "PERMISSION_DENIED"
+    default_reason = "POLICY_DENIED"
+
+
+class UnauthenticatedError(HedgerowError):
+    """The caller's identity is missing, invalid, expired or revoked."""
+
+    code_name = "UNAUTHENTICATED"
+    default_reason = "IDENTITY_INVALID"
+
+
+class ResourceExhaustedError(HedgerowError):
+    """A limit or a queue is full."""
+
+    code_name = "RESOURCE_EXHAUSTED"
+    default_reason = "OVERLOADED"
+
+
+class UnavailableError(HedgerowError):
+    """Something this call needs is not reachable just now; a retry may succeed."""
+
+    code_name = "UNAVAILABLE"
+    default_reason = "DEPENDENCY_UNAVAILABLE"
+
+
+class AbortedError(HedgerowError):
+    """Another writer was first."""
+
+    code_name = "ABORTED"
+    default_reason = "CONCURRENT_CHANGE"
+
+
+class DataLossError(HedgerowError):
+    """Stored bytes do not authenticate."""
+
+    code_name = "DATA_LOSS"
+    default_reason = "DATA_CORRUPT"
+
+
+class CallCancelledError(HedgerowError):
+    """The caller or an operator cancelled the work."""
+
+    code_name = "CANCELLED"
+    default_reason = "CANCELLED"
+
+
+class DeadlineExceededError(HedgerowError):
+    """The call ran past its deadline."""
+
+    code_name = "DEADLINE_EXCEEDED"
+    default_reason = "DEADLINE_EXCEEDED"
+
+
+class UnimplementedError(HedgerowError):
+    """The method does not exist or is not offered."""
+
+    code_name = "UNIMPLEMENTED"
+    default_reason = "METHOD_UNIMPLEMENTED"
+
+
+class InternalError(HedgerowError):
+    """A fault of the server."""
+
+
+_CLASSES: dict[str, type[HedgerowError]] = {
+    cls.code_name: cls
+    for cls in (
+        InvalidArgumentError,
+        NotFoundError,
+        AlreadyExistsError,
+        FailedPreconditionError,
+        PermissionDeniedError,
+        UnauthenticatedError,
+        ResourceExhaustedError,
+        UnavailableError,
+        AbortedError,
+        DataLossError,
+        CallCancelledError,
+        DeadlineExceededError,
+        UnimplementedError,
+        InternalError,
+    )
+}
+
+
+def to_status(error: HedgerowError) -> status_pb2.Status:
+    """Return the wire form of an error."""
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code_name), message=error.message)
+    _add(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    if error.fields:
+        bad = error_details_pb2.BadRequest()
+        for path, what in error.fields.items():
+            bad.field_violations.add(field=path, description=what)
+        _add(status, bad)
+    if error.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        _add(status, error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def _add(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo) -> None:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+def from_rpc_error(error: grpc.RpcError) -> HedgerowError:
+    """Return the typed error behind a failed call; a peer outside the suite yields the class of its code."""
+    code: grpc.StatusCode = error.code()
+    cls = _CLASSES.get(code.name, InternalError)
+    message = error.details() or code.name
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS_KEY:
+            return _from_details(cls, message, value)
+    reasons = {"UNAVAILABLE": "DEPENDENCY_UNAVAILABLE", "RESOURCE_EXHAUSTED": "MESSAGE_TOO_LARGE"}
+    return cls(message, reason=reasons.get(code.name, ""))
+
+
+def _from_details(cls: type[HedgerowError], message: str, raw: bytes) -> HedgerowError:
+    status = status_pb2.Status.FromString(raw)
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    retry_after: float | None = None
+    for detail in status.details:
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(bad.DESCRIPTOR):
+            detail.Unpack(bad)
+        elif detail.Is(retry.DESCRIPTOR):
+            detail.Unpack(retry)
+            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    return cls(
+        status.message or message,
+        reason=info.reason,
+        metadata=dict(info.metadata),
+        fields={v.field: v.description for v in bad.field_violations},
+        retry_after=retry_after,
+    )

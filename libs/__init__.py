@@ -1,0 +1,1 @@
+"""What two or more services need. Services import from here; nothing here imports a service."""

@@ -1,0 +1,53 @@
+"""Configuration from ``HEDGEROW_…`` environment variables: frozen, and validated before anything starts.
+
+Secrets never come by value: a variable names the file or the key that holds one.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceConfig(BaseSettings):
+    """What every service is told."""
+
+    model_config = SettingsConfigDict(env_prefix="HEDGEROW_", frozen=True, extra="ignore")
+
+    service: str = Field(description="Name of the service, such as `features`.")
+    listen: str = Field(description="host:port of the gRPC port.")
+    metrics_listen: str = Field(default="127.0.0.1:0", description="host:port of the Prometheus endpoint.")
+    data_dir: Path = Field(description="Folder of the service's identity, data, policies and audit segments.")
+    trust_dir: Path = Field(description="Folder with enrolment-ca.pem and policy-keys.json.")
+    trust_domain: str = Field(default="hedgerow.local", description="SPIFFE trust domain.")
+    secrets_address: str = Field(default="127.0.0.1:7440", description="host:port of the secrets service.")
+    enrolment_address: str = Field(default="127.0.0.1:7441", description="host:port of the enrolment port.")
+    enrolment_token_file: Path | None = Field(default=None, description="File with a single-use enrolment token.")
+    peers: dict[str, str] = Field(default_factory=dict, description="host:port of each service, as JSON.")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    trace_ratio: float = Field(default=0.01, ge=0, le=1, description="Share of traces begun here that are sampled.")
+    rate_per_second: float = Field(default=2000.0, gt=0, description="Calls per second and principal.")
+    rate_burst: float = Field(default=4000.0, ge=1, description="Calls a principal may make at once.")
+    max_calls: int = Field(default=1024, ge=1, description="Calls in progress before new ones are refused.")
+    default_deadline_seconds: float = Field(default=30.0, gt=0, description="For protocols that send no deadline.")
+    drain_notice_seconds: float = Field(default=0.2, ge=0, description="NOT_SERVING before new calls are refused.")
+    drain_grace_seconds: float = Field(default=20.0, ge=0, description="Time for calls in progress at shutdown.")
+    worker_threads: int = Field(default=8, ge=1, le=64, description="Threads for blocking work.")
+
+
+Config = TypeVar("Config", bound=BaseSettings)
+
+
+def load(cls: type[Config]) -> Config:
+    """Return the configuration, or end the process with one line per fault and exit code 2."""
+    try:
+        return cls()
+    except ValidationError as error:
+        for fault in error.errors(include_input=False, include_url=False):
+            name = "HEDGEROW_" + "_".join(str(part) for part in fault["loc"]).upper()
+            print(f"configuration: {name}: {fault['msg']}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,88 @@
+"""What a handler is told about its call, whatever the transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The far end of a connection, as TLS established it.
+
+    Attributes:
+        certificate_pem: the leaf certificate the peer proved possession of.
+        tls_version: such as ``TLSv1.3``.
+    """
+
+    certificate_pem: bytes
+    tls_version: str
+
+
+class TransportCall(Protocol):
+    """One call as a transport hands it to the chain."""
+
+    def peer(self) -> Peer | None:
+        """The authenticated peer, or None without a client certificate."""
+
+    def metadata(self) -> Mapping[str, str]:
+        """Textual request metadata; the last value of a repeated key."""
+
+    def time_left(self) -> float | None:
+        """Seconds until the caller's deadline, or None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls.
+
+    Attributes:
+        principal: SPIFFE ID of the peer.
+        kind: ``user`` or ``service``.
+        id: last part of the SPIFFE ID, such as ``features``.
+        on_behalf_of: SPIFFE ID of the principal the call is made for, or None.
+    """
+
+    principal: str
+    kind: str
+    id: str
+    on_behalf_of: str | None = None
+
+    @property
+    def effective(self) -> str:
+        """The principal that wants the answer: the one the call is made for, else the caller."""
+        return self.on_behalf_of or self.principal
+
+
+@dataclass(slots=True)
+class Call:
+    """A call in a handler.
+
+    Attributes:
+        caller: who calls.
+        purpose: why, as stated; empty when not.
+        request_id: finds the call in logs and the audit trail.
+        metadata: textual request metadata.
+        audit_detail: counts to add to the audit event; never personal data.
+    """
+
+    caller: Caller
+    purpose: str
+    request_id: str
+    metadata: Mapping[str, str]
+    _time_left: Callable[[], float]
+    _delegate: Callable[[str, str, float], str]
+    audit_detail: dict[str, int] = field(default_factory=dict)
+
+    def time_left(self) -> float:
+        """Seconds until the deadline; never negative."""
+        return max(0.0, self._time_left())
+
+    def delegate(self, lifetime: float = 60.0) -> str:
+        """Return a token that lets the next service act for whoever this call is made for.
+
+        Args:
+            lifetime: seconds the token is good for, at most 3,600.
+        """
+        return self._delegate(self.caller.effective, self.purpose, lifetime)

@@ -1,0 +1,385 @@
+"""The links that every call passes, in one order on every transport.
+
+identity → capacity → deadline → rate → decode → authorise → handler → encode → audit, with metrics and a trace around
+them. Each link is a short step below; handlers see a typed ``Call`` and raise typed errors. Whatever else goes wrong is
+INTERNAL with a fixed text, and the log gets its type and place under the request id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+
+from hedgerow.client import ON_BEHALF_OF_KEY, PURPOSE_KEY, REQUEST_ID_KEY
+from hedgerow.errors import (
+    CallCancelledError,
+    DeadlineExceededError,
+    HedgerowError,
+    InternalError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+)
+from libs.audit import AuditEvent
+from libs.authz import Authorizer, Decision
+from libs.identity.trust import TrustStore
+from libs.rpc.call import Call, Caller, TransportCall
+from libs.rpc.delegation import DelegationSigner, DelegationVerifier
+from libs.rpc.rate_limit import RateLimiter
+from libs.rpc.service import Audit, Method
+from libs.telemetry import CallMetrics, Tracer, fault_location, get_logger
+
+TLS_VERSION = "TLSv1.3"
+MAX_TEXT = 128
+log = get_logger()
+
+
+class AuditSink(Protocol):
+    """Where audit events go."""
+
+    async def append(self, event: AuditEvent) -> None:
+        """Return when the event is on disk; raise UnavailableError when it cannot be."""
+
+    def append_nowait(self, event: AuditEvent) -> None:
+        """Take the event over; raise UnavailableError when there is no room."""
+
+    def fold(self, event: AuditEvent) -> None:
+        """As append_nowait, but like events become one with a count."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What the links learn of one call."""
+
+    started: float
+    request_id: str
+    purpose: str
+    caller: Caller | None = None
+    resources: tuple[str, ...] = ()
+    decision: Decision | None = None
+    call: Call | None = None
+
+
+class Chain:
+    """Runs registered methods behind the links. One per server."""
+
+    def __init__(
+        self,
+        *,
+        trust: TrustStore,
+        authorizer: Authorizer,
+        audit: AuditSink,
+        metrics: CallMetrics,
+        tracer: Tracer,
+        limiter: RateLimiter,
+        verifier: DelegationVerifier,
+        signer: DelegationSigner,
+        max_calls: int = 1024,
+        default_deadline: float = 30.0,
+    ) -> None:
+        self._trust = trust
+        self._authorizer = authorizer
+        self._audit = audit
+        self._metrics = metrics
+        self._tracer = tracer
+        self._limiter = limiter
+        self._verifier = verifier
+        self._signer = signer
+        self._max_calls = max_calls
+        self._default_deadline = default_deadline
+        self._in_flight = 0
+        self._callers: dict[tuple[str, str | None], Caller] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+        metrics.in_flight.set_function(lambda: self._in_flight)
+
+    async def wait_idle(self) -> None:
+        """Return when no call is in progress."""
+        await self._idle.wait()
+
+    # ---- the four kinds of call, all built from the same links
+
+    async def unary(self, method: Method, raw: bytes, transport: TransportCall) -> bytes:
+        """Answer one request with one response."""
+        state = self._begin(transport)
+        try:
+            if self._tracer.sampled(transport.metadata()):
+                with self._tracer.span(method.path, transport.metadata()):
+                    return await self._unary(method, raw, transport, state)
+            return await self._unary(method, raw, transport, state)
+        except BaseException as error:
+            raise await self._failed(method, state, error) from None
+        finally:
+            self._end()
+
+    async def _unary(self, method: Method, raw: bytes, transport: TransportCall, state: _State) -> bytes:
+        call = self._admit(method, transport, state)
+        request = _decode(method, raw)
+        await self._authorise(method, request, state)
+        if transport.time_left() is None:
+            async with asyncio.timeout(self._default_deadline):
+                response = await method.handler(request, call)
+        else:
+            response = await method.handler(request, call)
+        encoded = method.encode(response)
+        await self._succeeded(method, state)
+        return encoded
+
+    async def stream(
+        self, method: Method, raws: AsyncIterator[bytes], transport: TransportCall
+    ) -> AsyncIterator[bytes]:
+        """Answer with a stream, or a stream with an answer: every kind but unary."""
+        state = self._begin(transport)
+        try:
+            call = self._admit(method, transport, state)
+            responses = await self._open(method, raws, state, call)
+            # A stream with personal data leaves only after its event is durable, so the event comes first.
+            if method.server_streaming:
+                await self._record(method, state, "OK")
+                async for response in responses:
+                    yield method.encode(response)
+            else:
+                encoded = method.encode(await responses)
+                await self._record(method, state, "OK")
+                yield encoded
+            self._measure(method, state, "OK")
+        except GeneratorExit:
+            self._measure(method, state, "CANCELLED")
+            raise
+        except BaseException as error:
+            raise await self._failed(method, state, error) from None
+        finally:
+            self._end()
+
+    async def _open(self, method: Method, raws: AsyncIterator[bytes], state: _State, call: Call) -> Any:
+        first = _decode(method, await _first(raws))
+        await self._authorise(method, first, state)
+        if not method.client_streaming:
+            return method.handler(first, call)
+        return method.handler(self._requests(method, first, raws, state), call)
+
+    async def _requests(
+        self, method: Method, first: Any, raws: AsyncIterator[bytes], state: _State
+    ) -> AsyncIterator[Any]:
+        """Yield the requests of a stream, each authorised for whatever it names."""
+        yield first
+        async for raw in raws:
+            request = _decode(method, raw)
+            if method.access.resources(request):
+                await self._authorise(method, request, state)
+            yield request
+
+    # ---- the links
+
+    def _begin(self, transport: TransportCall) -> _State:
+        metadata = transport.metadata()
+        self._in_flight += 1
+        self._idle.clear()
+        request_id = metadata.get(REQUEST_ID_KEY, "")[:MAX_TEXT] or uuid.uuid4().hex
+        return _State(time.perf_counter(), request_id, metadata.get(PURPOSE_KEY, "")[:MAX_TEXT])
+
+    def _end(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
+
+    def _admit(self, method: Method, transport: TransportCall, state: _State) -> Call:
+        caller = state.caller = self._identify(transport, state)
+        if method.access.audit is not Audit.NONE:
+            # Health and watches of state stay open to the last, so that probes tell the truth under load and in drain.
+            if self.draining:
+                raise UnavailableError("the server is shutting down; try another replica", reason="NOT_SERVING")
+            if self._in_flight > self._max_calls:
+                raise ResourceExhaustedError(
+                    f"{self._max_calls} calls are in progress; try again shortly", reason="OVERLOADED", retry_after=0.1
+                )
+        if method.access.deadline_required and transport.time_left() is None:
+            raise InvalidArgumentError(
+                "this call needs a deadline; set a timeout in the client", reason="DEADLINE_REQUIRED"
+            )
+        self._limiter.check(caller.effective)
+        state.call = Call(
+            caller, state.purpose, state.request_id, transport.metadata(), self._clock(transport), self._signer.token
+        )
+        return state.call
+
+    def _clock(self, transport: TransportCall) -> Callable[[], float]:
+        fallback = time.monotonic() + self._default_deadline
+
+        def left() -> float:
+            remaining = transport.time_left()
+            return fallback - time.monotonic() if remaining is None else remaining
+
+        return left
+
+    def _identify(self, transport: TransportCall, state: _State) -> Caller:
+        peer = transport.peer()
+        if peer is None:
+            raise UnauthenticatedError("a client certificate is required")
+        if peer.tls_version != TLS_VERSION:
+            raise UnauthenticatedError("TLS 1.3 is required")
+        principal = self._trust.judge(peer.certificate_pem).spiffe_id
+        token = transport.metadata().get(ON_BEHALF_OF_KEY)
+        behalf = self._verifier.verify(token, peer=principal, purpose=state.purpose) if token else None
+        caller = self._callers.get((principal, behalf))
+        if caller is None:
+            if len(self._callers) >= 4096:
+                self._callers.clear()
+            _, _, _, kind, name = principal.split("/", 4)
+            caller = self._callers[principal, behalf] = Caller(principal, kind, name, behalf)
+        return caller
+
+    async def _authorise(self, method: Method, request: Any, state: _State) -> None:
+        caller = state.caller
+        if caller is None:
+            raise AssertionError("the caller is identified before it is authorised")
+        access = method.access
+        granted = bool(access.granted) and await access.granted(request, caller)  # type: ignore[misc]
+        for resource in access.resources(request):
+            attributes = await method.describe(resource)
+            state.resources += (resource.name,)
+            for principal in (caller.principal,) if caller.on_behalf_of is None else (
+                caller.principal, caller.on_behalf_of,
+            ):  # fmt: skip
+                decision = self._authorizer.decide(
+                    principal,
+                    method.action,
+                    resource,
+                    attributes,
+                    purpose=state.purpose,
+                    delegated=caller.on_behalf_of is not None,
+                    granted=granted,
+                )
+                state.decision = decision
+                if not decision.permitted:
+                    raise _denied(method, resource.name, state.purpose, decision)
+        if state.decision is None:
+            raise PermissionDeniedError("the first message of the call names no resource")
+
+    # ---- how a call ends
+
+    async def _succeeded(self, method: Method, state: _State) -> None:
+        await self._record(method, state, "OK")
+        self._measure(method, state, "OK")
+
+    def _measure(self, method: Method, state: _State, code: str) -> None:
+        self._metrics.ended(method.path, code, time.perf_counter() - state.started)
+
+    async def _record(self, method: Method, state: _State, code: str) -> None:
+        mode = method.access.audit
+        if mode is Audit.DURABLE:
+            await self._audit.append(_event(method, state, code))
+        elif mode is Audit.BUFFERED:
+            self._audit.fold(_event(method, state, code))
+
+    async def _failed(self, method: Method, state: _State, error: BaseException) -> BaseException:
+        """Record a call that failed and return what the transport is to report."""
+        if isinstance(error, asyncio.CancelledError):
+            self._measure(method, state, "CANCELLED")
+            self._note(method, state, "CANCELLED")
+            return error
+        if not isinstance(error, Exception):
+            return error
+        failure = self._translate(error, state, method)
+        self._measure(method, state, failure.code_name)
+        self._note(method, state, failure.code_name)
+        return failure
+
+    def _note(self, method: Method, state: _State, code: str) -> None:
+        """Audit a failure without making the caller wait; it gets no data, so nothing leaves unaudited."""
+        if method.access.audit is Audit.NONE and code not in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+            return
+        try:
+            self._audit.append_nowait(_event(method, state, code))
+        except UnavailableError:
+            log.error("audit_unavailable", action=method.action, request_id=state.request_id)
+
+    def _translate(self, error: Exception, state: _State, method: Method) -> HedgerowError:
+        if isinstance(error, HedgerowError):
+            return error
+        if isinstance(error, TimeoutError):
+            return DeadlineExceededError("the call ran past its deadline and was stopped")
+        log.error(
+            "call_failed",
+            action=method.action,
+            request_id=state.request_id,
+            error=type(error).__name__,
+            where=fault_location(error),
+        )
+        return InternalError(
+            "the server failed; give its operator the request id", metadata={"request_id": state.request_id}
+        )
+
+
+async def refuse_unknown(path: str) -> None:
+    """Refuse a method that is not registered.
+
+    Raises:
+        UnimplementedError: always.
+    """
+    raise UnimplementedError(f"{path[:MAX_TEXT]} is not a method of this server")
+
+
+def _decode(method: Method, raw: bytes) -> Any:
+    limit = method.access.max_message_bytes
+    if len(raw) > limit:
+        raise ResourceExhaustedError(
+            f"the message has {len(raw)} bytes and this call takes at most {limit}; send less at a time",
+            reason="MESSAGE_TOO_LARGE",
+        )
+    try:
+        return method.decode(raw)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(
+            "the request is not a message of the expected type", reason="MESSAGE_MALFORMED"
+        ) from error
+
+
+async def _first(raws: AsyncIterator[bytes]) -> bytes:
+    async for raw in raws:
+        return raw
+    raise InvalidArgumentError("the stream ended before its first message", reason="MESSAGE_MALFORMED")
+
+
+def _denied(method: Method, resource: str, purpose: str, decision: Decision) -> PermissionDeniedError:
+    metadata = {"action": method.action, "resource": resource}
+    if decision.about_purpose:
+        stated = f"the purpose {purpose!r} is" if purpose else "no purpose is stated, so the call is"
+        return PermissionDeniedError(
+            f"{stated} not among those that both {resource} and the caller allow",
+            reason="PURPOSE_NOT_PERMITTED",
+            metadata=metadata | {"purpose": purpose},
+        )
+    return PermissionDeniedError(f"no policy permits {method.action} on {resource}", metadata=metadata)
+
+
+def _event(method: Method, state: _State, code: str) -> AuditEvent:
+    caller, decision = state.caller, state.decision
+    denied = code in ("PERMISSION_DENIED", "UNAUTHENTICATED")
+    return AuditEvent(
+        caller.principal if caller else "",
+        (caller.on_behalf_of or "") if caller else "",
+        method.action,
+        state.resources,
+        state.purpose,
+        "deny" if denied else "permit",
+        decision.policies if decision else (),
+        code,
+        state.request_id,
+        time.time_ns(),
+        1,
+        state.call.audit_detail if state.call else {},
+    )
+
+
+__all__: Sequence[str] = ("AuditSink", "CallCancelledError", "Chain", "refuse_unknown")

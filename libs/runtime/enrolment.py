@@ -1,0 +1,44 @@
+"""How a workload gets its identity: the stored one when it is still good, else a fresh one for its token."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from hedgerow.client import enrol
+from hedgerow.errors import UnauthenticatedError
+from hedgerow.identity import Identity, IdentityFolder
+from hedgerow.secrets.v1 import secrets_pb2 as pb
+from libs.config import ServiceConfig
+from libs.telemetry import get_logger
+
+MARGIN = dt.timedelta(seconds=10)
+log = get_logger()
+
+
+async def obtain_identity(config: ServiceConfig, folder: IdentityFolder) -> Identity:
+    """Return a usable identity and keep it in the folder.
+
+    Raises:
+        UnauthenticatedError: there is no stored identity that is still good, and no token to get one.
+        HedgerowError: as ``Enroll`` states.
+    """
+    stored = folder.load()
+    if stored is not None and stored.expire_time - MARGIN > dt.datetime.now(dt.UTC):
+        return stored
+    path = config.enrolment_token_file
+    if path is None or not path.exists():
+        raise UnauthenticatedError(
+            "there is no usable identity and no enrolment token; give the service a new token",
+            metadata={"service": config.service},
+        )
+    identity = await enrol(
+        config.enrolment_address,
+        f"secrets.{config.trust_domain}",
+        (config.trust_dir / "enrolment-ca.pem").read_bytes(),
+        pb.DESCRIPTOR.services_by_name["EnrolmentService"].methods_by_name["Enroll"],
+        token=path.read_text().strip(),
+    )
+    folder.save(identity)
+    path.unlink(missing_ok=True)
+    log.info("enrolled", spiffe_id=identity.spiffe_id, expire_time=identity.expire_time.isoformat())
+    return identity

@@ -1,0 +1,384 @@
+"""One process of the suite, from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+from google.protobuf.descriptor import ServiceDescriptor
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from hedgerow.channel import RotatingChannel
+from hedgerow.client import ServiceClient, renew
+from hedgerow.errors import HedgerowError, UnavailableError
+from hedgerow.governance.v1 import governance_pb2
+from hedgerow.identity import Identity, IdentityFolder, IdentityRenewer
+from hedgerow.secrets.v1 import secrets_pb2
+from libs.audit import AuditWriter
+from libs.config import ServiceConfig
+from libs.identity.trust import TrustStore
+from libs.rpc.chain import Chain
+from libs.rpc.delegation import DelegationSigner, DelegationVerifier
+from libs.rpc.rate_limit import RateLimiter
+from libs.rpc.server import Server
+from libs.rpc.service import Service
+from libs.runtime.enrolment import obtain_identity
+from libs.runtime.policies import PolicyFile
+from libs.runtime.secrets import Secrets, SecretsClient
+from libs.telemetry import CallMetrics, Tracer, configure_logging, configure_tracing, get_logger, serve_metrics
+from libs.telemetry.traces import FileSpanExporter
+
+START_SECONDS = 30.0
+WATCH_SECONDS = 3600.0
+RETRY_SECONDS = 1.0
+BLOCKING_SECONDS = 30.0
+EXIT_CANNOT_START = 3
+
+T = TypeVar("T")
+log = get_logger()
+
+
+class Runtime:
+    """What a service's ``__main__`` builds on.
+
+    Attributes:
+        config: as loaded.
+        folder: the identity of this process.
+        secrets: keys and signatures.
+        data_dir: where the service keeps its data.
+        authorizer: decides calls; follows the bundles of governance.
+        trust: judges peers; follows the secrets service.
+        registry: metrics of this process.
+    """
+
+    def __init__(self, config: ServiceConfig, folder: IdentityFolder, secrets: Secrets | None) -> None:
+        self.config = config
+        self.folder = folder
+        self.data_dir = config.data_dir / "data"
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.trust = TrustStore(config.trust_domain)
+        self.policy_file = PolicyFile(config.data_dir, config.trust_dir)
+        self.authorizer = self.policy_file.load()
+        self._channels: dict[str, RotatingChannel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._stop = asyncio.Event()
+        self.secrets: Secrets = secrets or SecretsClient(self.client("secrets", _SECRETS))
+        self._audit: AuditWriter | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        config: ServiceConfig,
+        *,
+        secrets: Secrets | None = None,
+        obtain: Callable[[IdentityFolder], Awaitable[Identity]] | None = None,
+        renewal: Callable[[Identity], Awaitable[Identity]] | None = None,
+    ) -> Runtime:
+        """Get an identity, load the policies, and follow both from then on.
+
+        Args:
+            config: what the service is told.
+            secrets: instead of the secrets service over gRPC, inside that service itself.
+            obtain: instead of enrolment by token, likewise.
+            renewal: instead of renewal over gRPC, likewise.
+
+        Raises:
+            HedgerowError: the service cannot start, and why.
+        """
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.worker_threads, "blocking"))
+        configure_tracing(config.service, FileSpanExporter(config.data_dir / "traces.jsonl"))
+        folder = IdentityFolder(config.data_dir / "identity")
+        await (obtain(folder) if obtain else obtain_identity(config, folder))
+        runtime = cls(config, folder, secrets)
+        renewer = IdentityRenewer(
+            folder, renewal or runtime._renew, on_failure=lambda error: log.error("renewal_failed", reason=_why(error))
+        )
+        runtime.spawn(renewer.run())
+        os.register_at_fork(before=_warn_of_fork)
+        return runtime
+
+    async def _renew(self, identity: Identity) -> Identity:
+        return await renew(self.client("secrets", _SECRETS), secrets_pb2.RenewCertificateRequest)
+
+    # ---- what services use
+
+    def client(self, service: str, descriptor: ServiceDescriptor) -> ServiceClient:
+        """Return a client of another service of the suite."""
+        channel = self._channels.get(service)
+        if channel is None:
+            address = self.config.secrets_address if service == "secrets" else self.config.peers.get(service, "")
+            if not address:
+                raise UnavailableError(
+                    f"no address is configured for {service}; set HEDGEROW_PEERS", metadata={"service": service}
+                )
+            name = f"{service}.{self.config.trust_domain}"
+            channel = self._channels[service] = RotatingChannel(address, name, self.folder)
+        return ServiceClient(channel, descriptor)
+
+    async def data_key(self, name: str) -> bytes:
+        """Return the 32-byte data key of this service for a use, such as ``sql``.
+
+        It is made at the first use and kept wrapped under ``keys/{service}-{name}``.
+        """
+        key = f"keys/{self.config.service}-{name}"
+        path = self.config.data_dir / "keys" / f"{name}.wrapped"
+        if path.exists():
+            return await self._patiently(lambda: self.secrets.unwrap(key, path.read_bytes()))
+        plaintext, wrapped = await self._patiently(lambda: self.secrets.create_data_key(key))
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = path.with_suffix(".tmp")
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(wrapped)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return plaintext
+
+    def sql_path(self) -> Path:
+        """Return where the service's database is."""
+        return self.data_dir / f"{self.config.service}.db"
+
+    def wait(self, coroutine: Coroutine[Any, Any, T], timeout: float = BLOCKING_SECONDS) -> T:
+        """Run a coroutine from a worker thread and return its result; never call it on the event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a background task for the life of the process; one that fails is logged."""
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Call at shutdown, after the last call has ended; the latest registered first."""
+        self._closers.append(closer)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try until a dependency is there, for as long as a start may take."""
+        deadline = self._loop.time() + START_SECONDS
+        while True:
+            try:
+                return await attempt()
+            except UnavailableError:
+                if self._loop.time() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background_task_failed", error=type(error).__name__, reason=_why(error))
+
+    # ---- audit
+
+    async def audit(
+        self, *, ship: Callable[[str, bytes, str], Awaitable[None]] | None = None, report: Any = None
+    ) -> AuditWriter:
+        """Return the audit writer of this process, started on first use.
+
+        Args:
+            ship: takes a sealed segment over; governance by default.
+            report: takes the head of the trail over; governance by default.
+        """
+        if self._audit is None:
+            name = f"signingKeys/{self.config.service}-audit"
+            self._audit = AuditWriter(
+                self.config.data_dir / "audit",
+                service=self.config.service,
+                data_key=await self.data_key("audit"),
+                sign=lambda payload: self.secrets.sign(name, payload),
+                public_keys=lambda: self.secrets.verification_keys(name),
+                ship=ship or self._ship,
+                report=report or self._report,
+            )
+            await self._audit.start()
+            self.on_close(self._audit.close)
+        return self._audit
+
+    async def _ship(self, name: str, content: bytes, checkpoint: str) -> None:
+        request = governance_pb2.PutAuditSegmentRequest(name=name, content=content, checkpoint=checkpoint)
+        await self.client("governance", _GOVERNANCE).call("PutAuditSegment", request, timeout=15.0)
+
+    async def _report(self, head: Any) -> bool:
+        request = governance_pb2.ReportAuditHeadRequest(**head._asdict())
+        answer = await self.client("governance", _GOVERNANCE).call("ReportAuditHead", request, timeout=5.0)
+        return bool(answer.seal_now)
+
+    # ---- serving
+
+    async def serve(self, services: Sequence[Service], *, watch_policies: bool = True, watch_trust: bool = True) -> int:
+        """Serve until SIGTERM or SIGINT, then drain; return the exit code.
+
+        Args:
+            services: what to serve.
+            watch_policies: follow governance; False inside governance, which applies its own bundles.
+            watch_trust: follow the secrets service; False inside that service.
+        """
+        chain = await self.chain()
+        server = Server(chain, services, self.folder, self.config.listen)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        await server.start()
+        self._serve_metrics()
+        if watch_policies:
+            self.spawn(self._watch_policies())
+        if watch_trust:
+            self.spawn(self._watch_trust())
+        await server.health.set(True)
+        log.info("serving", services=[service.name for service in services])
+        await self._stop.wait()
+        await server.stop(notice=self.config.drain_notice_seconds, grace=self.config.drain_grace_seconds)
+        await self.close()
+        return 0
+
+    async def chain(self) -> Chain:
+        """Return the links before each handler of this process."""
+        config = self.config
+        return Chain(
+            trust=self.trust,
+            authorizer=self.authorizer,
+            audit=await self.audit(),
+            metrics=CallMetrics(self.registry),
+            tracer=Tracer(config.service, config.trace_ratio),
+            limiter=RateLimiter(config.rate_per_second, config.rate_burst),
+            verifier=DelegationVerifier(lambda: self._identity().roots_pem),
+            signer=DelegationSigner(self._identity),
+            max_calls=config.max_calls,
+            default_deadline=config.default_deadline_seconds,
+        )
+
+    def _identity(self) -> Identity:
+        identity = self.folder.current()
+        if identity is None:
+            raise UnavailableError("this service has lost its identity")
+        return identity
+
+    def stop(self) -> None:
+        """Begin the shutdown, as SIGTERM does."""
+        self._stop.set()
+
+    async def close(self) -> None:
+        """Stop background tasks, close what was registered, then the channels."""
+        for closer in reversed(self._closers):
+            try:
+                await closer()
+            except HedgerowError as error:
+                log.error("close_failed", reason=error.reason)
+        for task in list(self._tasks):
+            task.cancel()
+        for channel in self._channels.values():
+            await channel.close()
+
+    def _serve_metrics(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=self._identity().roots_pem.decode())
+        context.load_cert_chain(self.folder.folder / "identity.pem")
+        host, _, port = self.config.metrics_listen.rpartition(":")
+        try:
+            server, _ = serve_metrics(self.registry, host, int(port), context)
+        except OSError as error:
+            raise UnavailableError(f"{self.config.metrics_listen} cannot be bound; is the port taken?") from error
+
+        async def close() -> None:
+            await asyncio.to_thread(server.shutdown)
+            server.server_close()
+
+        self.on_close(close)
+        self.spawn(self._rotate_metrics(context))
+
+    async def _rotate_metrics(self, context: ssl.SSLContext) -> None:
+        served = self._identity()
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            if (identity := self._identity()) is not served:
+                served = identity
+                context.load_cert_chain(self.folder.folder / "identity.pem")
+
+    # ---- what is followed
+
+    async def _watch_policies(self) -> None:
+        request = governance_pb2.WatchPolicyBundleRequest()
+        await self._follow("governance", _GOVERNANCE, "WatchPolicyBundle", request, self._apply_policies)
+
+    async def _apply_policies(self, bundle: Any) -> None:
+        if bundle.version > self.authorizer.version:
+            kept = await asyncio.to_thread(self.policy_file.keep, bundle)
+            if kept is not None:
+                self.authorizer.replace(kept)
+                log.info("policy_bundle_applied", version=kept.version)
+
+    async def _watch_trust(self) -> None:
+        await self._follow("secrets", _SECRETS, "WatchTrust", secrets_pb2.WatchTrustRequest(), self.apply_trust)
+
+    async def apply_trust(self, state: Any) -> None:
+        """Take over a trust state: revocations at once, roots into the identity so that every port follows."""
+        self.trust.update(state.version, frozenset(state.revoked_serials))
+        identity = self._identity()
+        roots = state.roots_pem.encode()
+        if roots and roots.split() != identity.roots_pem.split():
+            self.folder.save(Identity(identity.key_pem, identity.chain_pem, roots))
+            log.info("roots_changed", version=state.version)
+
+    async def _follow(
+        self,
+        service: str,
+        descriptor: ServiceDescriptor,
+        method: str,
+        request: Any,
+        apply: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        """Apply each message of a watch, opening it again for ever at a steady pace."""
+        client = self.client(service, descriptor)
+        while True:
+            try:
+                async for message in client.stream(method, request, timeout=WATCH_SECONDS):
+                    await apply(message)
+            except HedgerowError as error:
+                log.warning("watch_interrupted", method=method, reason=error.reason)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+_SECRETS = secrets_pb2.DESCRIPTOR.services_by_name["SecretsService"]
+_GOVERNANCE = governance_pb2.DESCRIPTOR.services_by_name["GovernanceService"]
+
+
+def _why(error: BaseException) -> str:
+    return f"{error.reason}: {error.message}" if isinstance(error, HedgerowError) else type(error).__name__
+
+
+def _warn_of_fork() -> None:
+    # A fork after gRPC has started can hang the child and break the parent's channels; we spawn instead.
+    log.warning("fork_refused_use_spawn")
+
+
+def run(config: ServiceConfig, main: Callable[[], Coroutine[Any, Any, int]]) -> None:
+    """Run a service's main coroutine on uvloop and end the process with its exit code.
+
+    A service that cannot start ends with code 3 and one line that says why.
+    """
+    configure_logging(config.service, level=config.log_level)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(main())
+    except HedgerowError as error:
+        log.error("cannot_start", reason=error.reason, message=error.message)
+        code = EXIT_CANNOT_START
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
