@@ -12,10 +12,9 @@ from libs.authz.resource import SUITE
 from libs.rpc.call import Call
 from libs.rpc.service import Access, Audit, Service
 
-Status = health_pb2.HealthCheckResponse.ServingStatus
-NOT_SERVING: Status = health_pb2.HealthCheckResponse.NOT_SERVING
-SERVING: Status = health_pb2.HealthCheckResponse.SERVING
-SERVICE_UNKNOWN: Status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING: int = health_pb2.HealthCheckResponse.SERVING
+SERVICE_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health:
@@ -25,10 +24,10 @@ class Health:
     """
 
     def __init__(self, services: Iterable[str]) -> None:
-        self._status: dict[str, Status] = dict.fromkeys(services, NOT_SERVING)
+        self._status: dict[str, int] = dict.fromkeys(services, NOT_SERVING)
         self._changed = asyncio.Condition()
 
-    def _of(self, name: str) -> Status:
+    def _of(self, name: str) -> int:
         if name:
             return self._status.get(name, SERVICE_UNKNOWN)
         return SERVING if all(status == SERVING for status in self._status.values()) else NOT_SERVING
@@ -51,7 +50,7 @@ class Health:
         self, request: health_pb2.HealthCheckRequest, call: Call
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Yield a service's status at once and at each change."""
-        last: Status | None = None
+        last: int | None = None
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._of(request.service) != last)

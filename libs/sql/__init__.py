@@ -81,7 +81,7 @@ def open_database(path: Path, key: bytes, migrations: Path) -> Database:
 
 
 def _migrate(engine: sa.Engine, migrations: Path) -> None:
-    """Run what is missing, all in one transaction: SQLite rolls back DDL, so a kill leaves the old schema or the new."""
+    """Run what is missing in one transaction: SQLite rolls back DDL, so a kill leaves the old schema or the new."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.set_main_option("version_locations", str(migrations / "versions"))

@@ -72,7 +72,7 @@ def serve_metrics(
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base names it
             """Scrapes are not worth a line each."""
 
     class Server(ThreadingHTTPServer):
