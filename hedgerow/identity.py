@@ -97,12 +97,17 @@ def new_key_and_csr() -> tuple[bytes, str]:
 
 
 class IdentityFolder:
-    """The folder an identity lives in."""
+    """The folder an identity lives in.
+
+    Attributes:
+        refused: how often a changed identity on disk could not be used, and the last good one stayed; an alert.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stamp: tuple[int, int] | None = None
         self._last: Identity | None = None
+        self.refused = 0
 
     def save(self, identity: Identity) -> None:
         """Replace the identity; a reader sees the old one or the new one."""
@@ -137,7 +142,10 @@ class IdentityFolder:
         stamp = (stat.st_mtime_ns, stat.st_ino)
         if stamp != self._stamp:
             self._stamp = stamp
-            self._last = self.load() or self._last
+            changed = self.load()
+            if changed is None:
+                self.refused += 1
+            self._last = changed or self._last
         return self._last
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +19,7 @@ from libs.rpc.service import Method, Service
 HARD_MESSAGE_BYTES = 64 * 1024 * 1024
 CONNECTION_AGE_SECONDS = 600
 CONNECTION_GRACE_SECONDS = 600
+FINISH_SECONDS, FINISH_MESSAGES = 0.5, 64
 
 _OPTIONS: Sequence[tuple[str, int]] = (
     # Above the limit of each method, so that the chain refuses with a reason; beyond this gRPC itself refuses.
@@ -89,6 +92,8 @@ def _stream(chain: Chain, method: Method) -> Callable[..., AsyncIterator[bytes]]
             async for response in responses:
                 yield response
         except HedgerowError as error:
+            if method.client_streaming:
+                await _let_finish(raws)
             await _abort(context, error)
         finally:
             await responses.aclose()  # type: ignore[attr-defined]
@@ -102,11 +107,27 @@ def _stream_unary(chain: Chain, method: Method) -> Callable[..., Awaitable[bytes
         try:
             return b"".join([response async for response in responses])
         except HedgerowError as error:
+            await _let_finish(raws)
             await _abort(context, error)
         finally:
             await responses.aclose()  # type: ignore[attr-defined]
 
     return handle
+
+
+async def _let_finish(raws: AsyncIterator[bytes]) -> None:
+    """Take what a failed caller is still sending, within bounds.
+
+    A ``grpc.aio`` client whose write meets the end of the call reports INTERNAL in place of the status it was sent
+    (grpc/grpc#36066); a short stream that is let finish gets the true one.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FINISH_SECONDS):
+            count = 0
+            async for _ in raws:
+                count += 1
+                if count >= FINISH_MESSAGES:
+                    return
 
 
 async def _single(raw: bytes) -> AsyncIterator[bytes]:

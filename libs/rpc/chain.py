@@ -98,10 +98,17 @@ class Chain:
         self._default_deadline = default_deadline
         self._in_flight = 0
         self._callers: dict[tuple[str, str | None], Caller] = {}
+        self._watches: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
         metrics.in_flight.set_function(lambda: self._in_flight)
+
+    def drain(self) -> None:
+        """Refuse new calls and end the watches: they have no end of their own, and their callers open them elsewhere."""
+        self.draining = True
+        for task in self._watches:
+            task.cancel()
 
     async def wait_idle(self) -> None:
         """Return when no call is in progress."""
@@ -140,6 +147,9 @@ class Chain:
     ) -> AsyncIterator[bytes]:
         """Answer with a stream, or a stream with an answer: every kind but unary."""
         state = self._begin(transport)
+        task = asyncio.current_task() if method.is_watch else None
+        if task is not None:
+            self._watches.add(task)
         try:
             call = self._admit(method, transport, state)
             responses = await self._open(method, raws, state, call)
@@ -157,8 +167,13 @@ class Chain:
             self._measure(method, state, "CANCELLED")
             raise
         except BaseException as error:
+            if task is not None and self.draining and isinstance(error, asyncio.CancelledError):
+                task.uncancel()
+                error = _shutting_down()
             raise await self._failed(method, state, error) from None
         finally:
+            if task is not None:
+                self._watches.discard(task)
             self._end()
 
     async def _open(self, method: Method, raws: AsyncIterator[bytes], state: _State, call: Call) -> Any:
@@ -198,7 +213,7 @@ class Chain:
         if method.access.audit is not Audit.NONE:
             # Health and watches of state stay open to the last, so that probes tell the truth under load and in drain.
             if self.draining:
-                raise UnavailableError("the server is shutting down; try another replica", reason="NOT_SERVING")
+                raise _shutting_down()
             if self._in_flight > self._max_calls:
                 raise ResourceExhaustedError(
                     f"{self._max_calls} calls are in progress; try again shortly", reason="OVERLOADED", retry_after=0.1
@@ -349,6 +364,10 @@ async def _first(raws: AsyncIterator[bytes]) -> bytes:
     async for raw in raws:
         return raw
     raise InvalidArgumentError("the stream ended before its first message", reason="MESSAGE_MALFORMED")
+
+
+def _shutting_down() -> UnavailableError:
+    return UnavailableError("the server is shutting down; try another replica", reason="NOT_SERVING")
 
 
 def _denied(method: Method, resource: str, purpose: str, decision: Decision) -> PermissionDeniedError:

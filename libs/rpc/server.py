@@ -67,7 +67,7 @@ class Server:
         """
         await self.health.set(False)
         await asyncio.sleep(notice)
-        self._chain.draining = True
+        self._chain.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._chain.wait_idle()

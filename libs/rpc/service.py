@@ -71,6 +71,11 @@ class Method:
     client_streaming: bool
     server_streaming: bool
 
+    @property
+    def is_watch(self) -> bool:
+        """Whether this streams states for as long as the caller listens."""
+        return self.server_streaming and self.path.rpartition("/")[2].startswith("Watch")
+
 
 async def describe_nothing(resource: Resource) -> ResourceAttributes:
     """Return no attributes, for services whose resources have none."""

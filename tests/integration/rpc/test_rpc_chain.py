@@ -295,7 +295,7 @@ async def test_watchers_hear_of_the_drain_before_the_port_closes(served: Served)
 
     async def watch() -> None:
         async for answer in client.stream("Watch", health_pb2.HealthCheckRequest(service="")):
-            seen.append(answer.status)
+            seen.append(answer.status)  # noqa: PERF401 - read while it grows
 
     task = asyncio.create_task(watch())
     while not seen:
