@@ -7,7 +7,6 @@ A name is built from a pattern such as ``models/{model}/versions/{version}``. Id
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import re
 
@@ -72,7 +71,7 @@ def decode_page_token(token: str) -> str | None:
         return None
     try:
         return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InvalidArgumentError(
             "page_token is not one that a listing returned", fields={"page_token": "use next_page_token unchanged"}
         ) from error

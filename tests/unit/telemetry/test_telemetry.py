@@ -1,0 +1,38 @@
+"""Logs say what happened and where, and never what the data was; metrics have bounded labels."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from libs.telemetry import CallMetrics, configure_logging, fault_location, get_logger
+
+
+def test_logs_are_bounded_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("test")
+    get_logger().info("something_happened", count=3, text="x" * 5000)
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["count"], line["service"], line["level"]) == ("something_happened", 3, "test", "info")
+    assert len(line["text"]) <= 501
+
+
+def test_a_fault_is_told_by_its_place_and_not_by_its_message() -> None:
+    try:
+        int("a personal detail")
+    except ValueError as error:
+        where = fault_location(error)
+    assert where.startswith("tests/unit/telemetry/test_telemetry.py:")
+    assert "personal" not in where
+
+
+def test_calls_are_counted_by_method_and_code() -> None:
+    registry = CollectorRegistry()
+    metrics = CallMetrics(registry)
+    for code in ("OK", "OK", "NOT_FOUND"):
+        metrics.ended("/a/b", code, 0.002)
+    value = registry.get_sample_value
+    assert value("hedgerow_rpc_handled_total", {"method": "/a/b", "code": "OK"}) == 2
+    assert value("hedgerow_rpc_seconds_count", {"method": "/a/b"}) == 3
+    assert value("hedgerow_rpc_seconds_bucket", {"method": "/a/b", "le": "0.0025"}) == 3
