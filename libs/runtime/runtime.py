@@ -31,6 +31,7 @@ from libs.rpc.rate_limit import RateLimiter
 from libs.rpc.server import Server
 from libs.rpc.service import Service
 from libs.runtime.enrolment import obtain_identity
+from libs.runtime.fork_guard import guard_forks
 from libs.runtime.policies import PolicyFile
 from libs.runtime.secrets import Secrets, SecretsClient
 from libs.telemetry import CallMetrics, Tracer, configure_logging, configure_tracing, get_logger, serve_metrics
@@ -108,7 +109,7 @@ class Runtime:
             folder, renewal or runtime._renew, on_failure=lambda error: log.error("renewal_failed", reason=_why(error))
         )
         runtime.spawn(renewer.run())
-        os.register_at_fork(before=_warn_of_fork)
+        guard_forks()
         return runtime
 
     async def _renew(self, identity: Identity) -> Identity:
@@ -360,11 +361,6 @@ _GOVERNANCE = governance_pb2.DESCRIPTOR.services_by_name["GovernanceService"]
 
 def _why(error: BaseException) -> str:
     return f"{error.reason}: {error.message}" if isinstance(error, HedgerowError) else type(error).__name__
-
-
-def _warn_of_fork() -> None:
-    # A fork after gRPC has started can hang the child and break the parent's channels; we spawn instead.
-    log.warning("fork_refused_use_spawn")
 
 
 def run(config: ServiceConfig, main: Callable[[], Coroutine[Any, Any, int]]) -> None:
