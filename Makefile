@@ -36,7 +36,9 @@ check: $(STUBS) ## Format, lint, types, import rules and contract.
 	PYTHONPATH=. $(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
-	$(BIN)/python deploy/check_breaking.py
+	@tag=$$(git describe --tags --abbrev=0 2>/dev/null); if [ -n "$$tag" ]; then \
+	  echo "buf breaking against $$tag"; $(BIN)/buf breaking protos --against ".git#tag=$$tag,subdir=protos"; \
+	else echo "no tag yet: nothing that the contract could break"; fi
 
 format: $(STUBS) ## Format the code and apply safe fixes.
 	$(BIN)/ruff check --fix .
