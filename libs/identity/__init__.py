@@ -1,0 +1,1 @@
+"""Who calls: the judgement of peer certificates, and the grants of key owners."""

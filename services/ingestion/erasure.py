@@ -1,0 +1,113 @@
+"""Erases a subject from the lake and from quarantine, and searches what remains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from hedgerow.errors import CallCancelledError, HedgerowError, InvalidArgumentError
+from services.ingestion.catalog import Catalog, OpenDataset
+from services.ingestion.workers import Stop
+
+_PSEUDONYM = re.compile(r"[0-9a-f]{32}")
+_DOMAIN = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+@dataclass
+class StoreErasure:
+    """What was done in one store; the counts of ``StoreErasure`` of the contract."""
+
+    store: str
+    objects_searched: int = 0
+    objects_rewritten: int = 0
+    objects_destroyed: int = 0
+    rows_erased: int = 0
+    remaining_hits: int = 0
+    error: str = ""
+
+
+def check_subject(domain: str, pseudonym: str) -> None:
+    """Check what names a subject. The pseudonym is never repeated in an error.
+
+    Raises:
+        InvalidArgumentError: one is malformed.
+    """
+    faults = {}
+    if not _DOMAIN.fullmatch(domain):
+        faults["domain"] = "expected 1 to 63 of [a-z0-9_], starting with a letter"
+    if not _PSEUDONYM.fullmatch(pseudonym):
+        faults["pseudonym"] = "expected 32 lower-case hexadecimal characters"
+    if faults:
+        raise InvalidArgumentError("the subject is not named as it must be", fields=faults)
+
+
+def erase_subject(catalog: Catalog, domain: str, pseudonym: str, receipt: str, stop: Stop) -> list[StoreErasure]:
+    """Remove a subject from every dataset of a domain. Blocks; doing it again does no harm.
+
+    A fault in one store does not keep the others from being erased; it is reported with that store, and the same call
+    made again goes on where this one stopped.
+
+    Args:
+        catalog: the datasets.
+        domain: of the pseudonym.
+        pseudonym: the subject.
+        receipt: name of the erasure request.
+        stop: raises when nobody waits any more.
+
+    Raises:
+        CallCancelledError: ``stop`` raised it.
+    """
+    lake, quarantine = StoreErasure("lake"), StoreErasure("quarantine")
+    for dataset in catalog.store.datasets_in(domain):
+        stop()
+        try:
+            opened = catalog.open(dataset.id)
+        except HedgerowError as error:
+            lake.error = quarantine.error = f"datasets/{dataset.id}: {error.message}"
+            continue
+        with opened.changing:
+            _guarded(lake, opened, partial(_erase_lake, lake, opened, pseudonym, receipt, stop))
+            _guarded(quarantine, opened, partial(_erase_quarantine, quarantine, catalog, opened, pseudonym, stop))
+    return [lake, quarantine]
+
+
+def _guarded(result: StoreErasure, opened: OpenDataset, erase: Callable[[], None]) -> None:
+    try:
+        erase()
+    except CallCancelledError:
+        raise
+    except HedgerowError as error:
+        result.error = f"datasets/{opened.id}: {error.message}"
+
+
+def _erase_lake(result: StoreErasure, opened: OpenDataset, pseudonym: str, receipt: str, stop: Stop) -> None:
+    erased = opened.table.erase(pseudonym, receipt, stop)
+    result.objects_rewritten += erased.objects_rewritten
+    result.objects_destroyed += erased.objects_destroyed
+    result.rows_erased += erased.rows_erased
+    found = opened.table.search(pseudonym, stop)
+    result.objects_searched += found.objects_searched
+    result.remaining_hits += found.hits
+
+
+def _erase_quarantine(result: StoreErasure, catalog: Catalog, opened: OpenDataset, pseudonym: str, stop: Stop) -> None:
+    held, _ = _search_quarantine(catalog, opened, pseudonym, stop)
+    catalog.store.delete_quarantined(held)
+    result.objects_destroyed += len(held)
+    result.rows_erased += len(held)
+    remaining, searched = _search_quarantine(catalog, opened, pseudonym, stop)
+    result.objects_searched += searched
+    result.remaining_hits += len(remaining)
+
+
+def _search_quarantine(catalog: Catalog, opened: OpenDataset, pseudonym: str, stop: Stop) -> tuple[list[int], int]:
+    """Return the ids of quarantined rows that hold the pseudonym, and how many rows were searched."""
+    held: list[int] = []
+    searched = 0
+    for rows in catalog.store.quarantined_content(opened.id):
+        stop()
+        searched += len(rows)
+        held += [entry for entry, request_id, row in rows if opened.quarantine.holds(request_id, row, pseudonym)]
+    return held, searched
