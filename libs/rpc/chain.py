@@ -40,6 +40,7 @@ from libs.telemetry import CallMetrics, Tracer, fault_location, get_logger
 
 TLS_VERSION = "TLSv1.3"
 MAX_TEXT = 128
+MAX_NAMED = 64
 log = get_logger()
 
 
@@ -262,7 +263,8 @@ class Chain:
         granted = bool(access.granted) and await access.granted(request, caller)  # type: ignore[misc]
         for resource in access.resources(request):
             attributes = await method.describe(resource)
-            state.resources += (resource.name,)
+            if resource.name not in state.resources and len(state.resources) < MAX_NAMED:
+                state.resources += (resource.name,)
             for principal in (caller.principal,) if caller.on_behalf_of is None else (
                 caller.principal, caller.on_behalf_of,
             ):  # fmt: skip

@@ -268,9 +268,10 @@ class Runtime:
             raise UnavailableError("this service has lost its identity")
         return identity
 
-    def stop(self) -> None:
-        """Begin the shutdown, as SIGTERM does."""
-        self._stop.set()
+    @property
+    def stopping(self) -> bool:
+        """Whether the shutdown has begun: readiness of every kind is then false."""
+        return self._stop.is_set()
 
     async def close(self) -> None:
         """Stop background tasks, close what was registered, then the channels."""

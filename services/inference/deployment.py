@@ -1,0 +1,240 @@
+"""Deployments: which model version answers under a name, now and after a restart.
+
+Rules:
+- a deployment changes only when the new version is loaded, checked, warmed and kept; until then the former one answers,
+  and a version that fails on the way leaves it as it was;
+- calls find a deployment in memory alone; SQL is touched when one changes;
+- what is kept is the sealed artifact as it came, its signed manifest, and its data key wrapped under a key of this
+  service, so a restart needs the secrets service and nothing else; the signature is verified again at every load;
+- a name that is known but not loaded is UNAVAILABLE, an unknown one NOT_FOUND.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from hedgerow.errors import DataLossError, HedgerowError, NotFoundError, ResourceExhaustedError, UnavailableError
+from libs.artifact import Evidence
+from services.inference.model_runtime import ServedModel
+
+MAX_DEPLOYMENTS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRecord:
+    """A deployment as it is kept.
+
+    Attributes:
+        deployment_id: its id, and the model name in the Open Inference Protocol.
+        evidence: the version, its signed manifest and the digest of its artifact.
+        public_key: the registry's signing key of that version, raw.
+        wrapped_key: the artifact's data key, wrapped under a key of this service.
+        update_time: when the version began to serve, UTC.
+    """
+
+    deployment_id: str
+    evidence: Evidence
+    public_key: bytes
+    wrapped_key: bytes
+    update_time: dt.datetime
+
+    @property
+    def version(self) -> str:
+        """The last part of the model version: its version in the Open Inference Protocol."""
+        return self.evidence.model_version.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deployment:
+    """A deployment that serves."""
+
+    record: DeploymentRecord
+    model: ServedModel
+
+
+class DeploymentStore(Protocol):
+    """Where records are kept. Blocking."""
+
+    def put(self, record: DeploymentRecord) -> None:
+        """Insert or replace a record; durable on return."""
+
+    def all(self) -> list[DeploymentRecord]:
+        """Return every record by id."""
+
+
+class SealedArtifacts:
+    """The folder of sealed artifacts, one file per digest, mode 0600. Blocking."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, digest: str, sealed: bytes) -> None:
+        """Keep an artifact; durable on return, and never seen half written."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = self._folder / f"{digest}.tmp"
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(sealed)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._folder / f"{digest}.sealed")
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def get(self, digest: str) -> bytes:
+        """Return an artifact.
+
+        Raises:
+            DataLossError: there is none.
+        """
+        try:
+            return (self._folder / f"{digest}.sealed").read_bytes()
+        except FileNotFoundError:
+            raise DataLossError("the kept copy of an artifact is missing", metadata={"digest": digest}) from None
+
+    def keep_only(self, digests: Collection[str]) -> None:
+        """Remove every file but those of these digests."""
+        wanted = {f"{digest}.sealed" for digest in digests}
+        for path in self._folder.glob("*"):
+            if path.name not in wanted:
+                path.unlink()
+
+
+Loader = Callable[[DeploymentRecord, bytes, bytes], Awaitable[ServedModel]]
+"""Verifies, opens, checks and warms: (record, sealed artifact, data key in clear) to a model that can serve."""
+
+
+class Deployments:
+    """All deployments of this process."""
+
+    def __init__(self, store: DeploymentStore, artifacts: SealedArtifacts, load: Loader) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._load = load
+        self._serving: dict[str, Deployment] = {}
+        self._pending: dict[str, DeploymentRecord | None] = {}
+        # One at a time: loading holds a second copy of a model in memory.
+        self._changing = asyncio.Lock()
+
+    def find(self, deployment_id: str, version: str = "") -> Deployment:
+        """Return a deployment that serves.
+
+        Args:
+            deployment_id: its id.
+            version: the version it must serve, or empty for whichever it does.
+
+        Raises:
+            NotFoundError: there is no such deployment, or it serves another version.
+            UnavailableError: it is known and not loaded (yet).
+        """
+        deployment = self._serving.get(deployment_id)
+        if deployment is None:
+            if deployment_id in self._pending:
+                raise UnavailableError(
+                    f"deployment {deployment_id[:63]!r} is not loaded yet; try again",
+                    reason="NOT_SERVING",
+                    retry_after=1.0,
+                )
+            raise NotFoundError(f"there is no deployment {deployment_id[:63]!r}; ListDeployments shows what there is")
+        if version and version != deployment.record.version:
+            raise NotFoundError(
+                f"deployment {deployment_id!r} serves version {deployment.record.version}, not {version[:63]!r}"
+            )
+        return deployment
+
+    def serving(self) -> Sequence[Deployment]:
+        """Return the deployments that serve, by id."""
+        return [self._serving[key] for key in sorted(self._serving)]
+
+    def pending(self) -> Sequence[str]:
+        """Return the ids that are known and not loaded, sorted."""
+        return sorted(self._pending)
+
+    def purposes(self, deployment_id: str) -> tuple[str, ...]:
+        """Return what a deployment may be used for; nothing for one that does not serve, which refuses every use."""
+        deployment = self._serving.get(deployment_id)
+        return deployment.model.manifest.purposes if deployment else ()
+
+    def record(self, deployment_id: str) -> DeploymentRecord | None:
+        """Return what is kept of a deployment, loaded or not; None when it is unknown or loads for the first time."""
+        deployment = self._serving.get(deployment_id)
+        return deployment.record if deployment else self._pending.get(deployment_id)
+
+    async def deploy(self, record: DeploymentRecord, sealed: bytes, data_key: bytes) -> Deployment:
+        """Serve a version under a name from now on, and after a restart.
+
+        A caller who goes away does not stop it half-way: memory and disk change together or not at all.
+
+        Args:
+            record: what to keep.
+            sealed: the artifact as it came from the registry.
+            data_key: opens it; not kept.
+
+        Raises:
+            ResourceExhaustedError: there are too many deployments.
+            HedgerowError: as the loader and the store state; the former version goes on serving.
+        """
+        return await asyncio.shield(asyncio.create_task(self._deploy(record, sealed, data_key)))
+
+    async def _deploy(self, record: DeploymentRecord, sealed: bytes, data_key: bytes) -> Deployment:
+        name = record.deployment_id
+        async with self._changing:
+            is_new = name not in self._serving and name not in self._pending
+            if is_new and len(self._serving) + len(self._pending) >= MAX_DEPLOYMENTS:
+                raise ResourceExhaustedError(f"there are already {MAX_DEPLOYMENTS} deployments")
+            if is_new:
+                self._pending[name] = None
+            try:
+                deployment = Deployment(record, await self._load(record, sealed, data_key))
+                await asyncio.to_thread(self._keep, record, sealed)
+            except BaseException:
+                if is_new:
+                    del self._pending[name]
+                raise
+            # The former model is simply let go: calls that hold it are answered by it, and then it is collected.
+            self._serving[name] = deployment
+            self._pending.pop(name, None)
+            return deployment
+
+    def _keep(self, record: DeploymentRecord, sealed: bytes) -> None:
+        """Keep the artifact, then the record that names it, then drop what no record names any more."""
+        self._artifacts.put(record.evidence.artifact_digest, sealed)
+        self._store.put(record)
+        self._artifacts.keep_only({kept.evidence.artifact_digest for kept in self._store.all()})
+
+    async def restore(
+        self, unwrap: Callable[[bytes], Awaitable[bytes]], failed: Callable[[str, HedgerowError], None]
+    ) -> None:
+        """Load what is kept and does not serve yet; one that does not load stays UNAVAILABLE and stops no other.
+
+        Call it at start-up, and again while something is pending: what was missing may have come back.
+
+        Args:
+            unwrap: wrapped data key to data key.
+            failed: told of each that does not load.
+        """
+        async with self._changing:
+            kept = await asyncio.to_thread(self._store.all)
+            records = [record for record in kept if record.deployment_id not in self._serving]
+            self._pending.update({record.deployment_id: record for record in records})
+            for record in records:
+                try:
+                    sealed = await asyncio.to_thread(self._artifacts.get, record.evidence.artifact_digest)
+                    model = await self._load(record, sealed, await unwrap(record.wrapped_key))
+                except HedgerowError as error:
+                    failed(record.deployment_id, error)
+                    continue
+                self._serving[record.deployment_id] = Deployment(record, model)
+                del self._pending[record.deployment_id]
+
+    async def close(self) -> None:
+        """Answer what is in hand and refuse the rest."""
+        await asyncio.gather(*(deployment.model.close() for deployment in self._serving.values()))
