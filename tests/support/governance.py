@@ -33,7 +33,7 @@ def database(directory: Path) -> Iterator[Database]:
         opened.close()
 
 
-async def audit_keys(service: str) -> Sequence[bytes]:
+async def audit_keys(service: str, *, fresh: bool = False) -> Sequence[bytes]:
     """The keys that `tests.support.audit_trail` signs with, for every service."""
     return [PUBLIC_KEY]
 

@@ -1,0 +1,46 @@
+"""Seals and ships what processes that are gone left in their instance folders."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from libs.audit.block_file import Disk
+from libs.audit.instance import Instance, InstanceFolder, try_lock
+from libs.audit.outbox import Outbox, unshipped_count
+
+
+async def settle_orphans(directory: Path, own: InstanceFolder, outbox: Outbox, disk: Disk) -> None:
+    """Recovers, seals and ships each free folder beside `own` that has something unshipped.
+
+    Raises what `Outbox.run` and `Instance.recover` raise.
+    """
+    for folder in await asyncio.to_thread(lambda: list(_unsettled(directory, own))):
+        orphan = await asyncio.to_thread(_close_orphan, folder, disk)
+        if orphan is None:
+            continue
+        try:
+            await outbox.run(folder, lambda: None)
+        finally:
+            await asyncio.to_thread(orphan.release)
+
+
+def _unsettled(directory: Path, own: InstanceFolder) -> Iterator[InstanceFolder]:
+    for path in sorted(directory.iterdir()):
+        folder = replace(own, path=path)
+        if path.is_dir() and path != own.path and unshipped_count(folder):
+            yield folder
+
+
+def _close_orphan(folder: InstanceFolder, disk: Disk) -> Instance | None:
+    lock = try_lock(folder.path)
+    if lock is None:
+        return None
+    orphan = Instance(folder, lock, segment_bytes=1, disk=disk)
+    try:
+        orphan.recover()
+        orphan.roll()
+    except BaseException:
+        orphan.release()
+        raise
+    return orphan

@@ -1,0 +1,111 @@
+"""``python -m services.governance``: the governance service, from configuration to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from hedgerow.features.v1 import features_pb2
+from hedgerow.ingestion.v1 import ingestion_pb2
+from libs.audit import AuditHead
+from libs.config import load
+from libs.runtime import Runtime, run
+from libs.sql import open_database
+from services.governance.bundle import PolicyBundle
+from services.governance.clients import AuditKeys, eraser, signer
+from services.governance.config import GovernanceConfig
+from services.governance.erasure import subject_hash
+from services.governance.erasure_runner import SELF, ErasureLimits, ErasureRunner
+from services.governance.held_segment import ReportedHead
+from services.governance.policy import PolicyAuthority
+from services.governance.service import GovernanceServicer, rpc_service
+from services.governance.store import ErasureStore, PolicyStore, TrailStore
+from services.governance.trail import AuditTrail
+from services.governance.vault import SegmentVault
+
+POLICY_KEY = "signingKeys/governance-policy"
+RECEIPTS_KEY = "signingKeys/governance-receipts"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+async def serve(config: GovernanceConfig) -> int:
+    """Run the service; return the exit code."""
+    given = _given_bundle(config.data_dir)
+    runtime = await Runtime.start(config)
+    secrets = runtime.secrets
+    sql_key = await runtime.data_key("sql")
+    database = await asyncio.to_thread(open_database, runtime.sql_path(), sql_key, MIGRATIONS)
+    vault = SegmentVault(runtime.data_dir / "segments", await runtime.data_key("trail"))
+    trail = AuditTrail(TrailStore(database), vault, AuditKeys(secrets))
+    await trail.start()
+    await _audit_into(runtime, trail)
+
+    async def apply(bundle: PolicyBundle) -> None:
+        if bundle.version > runtime.authorizer.version:
+            kept = await asyncio.to_thread(runtime.policy_file.keep, bundle)
+            if kept is not None:
+                runtime.authorizer.replace(kept)
+
+    policies = PolicyAuthority(PolicyStore(database), signer(secrets, POLICY_KEY), apply)
+    await policies.start(given, await secrets.verification_keys(POLICY_KEY))
+    erasures = _erasures(runtime, config, ErasureStore(database), trail)
+    await erasures.resume()
+    runtime.on_close(erasures.close)
+    servicer = GovernanceServicer(policies, trail, erasures, seal_wait_seconds=config.seal_wait_seconds)
+    try:
+        return await runtime.serve([rpc_service(servicer)], watch_policies=False)
+    finally:
+        database.close()
+
+
+def _given_bundle(data_dir: Path) -> dict[str, Any] | None:
+    """Return the signed bundle that the suite was set up with, or the last one kept."""
+    path = data_dir / "policy" / "bundle.json"
+    if not path.exists():
+        return None
+    envelope: dict[str, Any] = json.loads(path.read_text())
+    return envelope
+
+
+async def _audit_into(runtime: Runtime, trail: AuditTrail) -> None:
+    """Start this process's own audit writer, which ships to the trail without a detour."""
+
+    async def ship(name: str, content: bytes, checkpoint: str) -> None:
+        await trail.put(SELF, name.removeprefix("auditSegments/"), content, checkpoint)
+
+    async def report(head: AuditHead) -> bool:
+        owner = (head.service, head.instance)
+        return await trail.report(SELF, ReportedHead.now(owner, head.sequence, head.chain_hash))
+
+    await runtime.audit(ship=ship, report=report)
+
+
+def _erasures(runtime: Runtime, config: GovernanceConfig, store: ErasureStore, trail: AuditTrail) -> ErasureRunner:
+    async def pseudonym(domain: str, subject: str) -> str:
+        return subject_hash(await runtime.secrets.pseudonym_key(domain), subject)
+
+    parts = {"ingestion": ingestion_pb2, "features": features_pb2}
+    erasers = {
+        name: eraser(
+            runtime.client(name, contract.DESCRIPTOR.services_by_name[f"{name.capitalize()}Service"]),
+            contract.EraseSubjectRequest,
+            config.erase_seconds,
+        )
+        for name, contract in parts.items()
+    }
+    return ErasureRunner(
+        store,
+        pseudonym=pseudonym,
+        erasers=erasers,
+        trail=trail,
+        log_dir=config.log_dir,
+        sign=signer(runtime.secrets, RECEIPTS_KEY),
+        limits=ErasureLimits(config.erasures_at_once, config.erasures_waiting),
+    )
+
+
+if __name__ == "__main__":
+    settings = load(GovernanceConfig)
+    run(settings, lambda: serve(settings))
