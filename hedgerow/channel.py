@@ -32,6 +32,8 @@ _OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
+    # A proxy variable of the environment must not divert a hop of the suite.
+    ("grpc.enable_http_proxy", 0),
 )
 
 

@@ -24,8 +24,20 @@ ON_BEHALF_OF_KEY = "hedgerow-on-behalf-of"
 REQUEST_ID_KEY = "hedgerow-request-id"
 DEFAULT_TIMEOUT = 30.0
 RETRY_ATTEMPTS = 4
-# Reads have no effect on the server, so a repeat is always safe.
-_SAFE_PREFIXES = ("Get", "List", "Check", "Open", "Verify")
+# Reads, and what makes keys or signatures anew: a repeat has no further effect.
+_SAFE_PREFIXES = (
+    "Get",
+    "List",
+    "Check",
+    "Open",
+    "Verify",
+    "CreateDataKey",
+    "Wrap",
+    "Unwrap",
+    "Sign",
+    "Predict",
+    "Explain",
+)
 
 
 def metadata(purpose: str, on_behalf_of: str, request_id: str) -> list[tuple[str, str]]:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import functools
-import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from hedgerow.errors import UnauthenticatedError
+from hedgerow.private_file import write_private
 
 RETRY_SECONDS = 5.0
 
@@ -111,9 +111,8 @@ class IdentityFolder:
 
     def save(self, identity: Identity) -> None:
         """Replace the identity; a reader sees the old one or the new one."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _replace(self.folder / "roots.pem", identity.roots_pem)
-        _replace(self.folder / "identity.pem", identity.key_pem + identity.chain_pem)
+        write_private(self.folder / "roots.pem", identity.roots_pem)
+        write_private(self.folder / "identity.pem", identity.key_pem + identity.chain_pem)
 
     def load(self) -> Identity | None:
         """Return the stored identity, or None when there is none that can be used.
@@ -147,15 +146,6 @@ class IdentityFolder:
                 self.refused += 1
             self._last = changed or self._last
         return self._last
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 class IdentityRenewer:

@@ -63,7 +63,7 @@ def signing_key(owner: str) -> str:
 
 
 def owner_of(name: str) -> str:
-    """Return the owner of ``keys/{key}`` or ``signingKeys/{key}``: what comes before the first ``-``, empty when malformed."""
+    """Return the owner of ``keys/{key}`` or ``signingKeys/{key}``: what is before the first ``-``; empty when malformed."""
     owner, _, rest = name.partition("/")[2].partition("-")
     return owner if rest else ""
 

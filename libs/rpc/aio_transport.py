@@ -21,7 +21,7 @@ CONNECTION_AGE_SECONDS = 600
 CONNECTION_GRACE_SECONDS = 600
 FINISH_SECONDS, FINISH_MESSAGES = 0.5, 64
 
-_OPTIONS: Sequence[tuple[str, int]] = (
+OPTIONS: Sequence[tuple[str, int]] = (
     # Above the limit of each method, so that the chain refuses with a reason; beyond this gRPC itself refuses.
     ("grpc.max_receive_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
@@ -68,18 +68,21 @@ class AioCall:
         return left
 
 
-async def _abort(context: grpc.aio.ServicerContext, error: HedgerowError) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext, error: HedgerowError) -> NoReturn:
+    """End a call with the wire form of an error."""
     details = ((STATUS_DETAILS_KEY, to_status(error).SerializeToString()),)
     await context.abort(error.code, error.message, trailing_metadata=details)
     raise AssertionError("abort raises")
 
 
-def _unary(chain: Chain, method: Method) -> Callable[..., Awaitable[bytes]]:
+def unary_handler(chain: Chain, method: Method, call: type[AioCall] = AioCall) -> Callable[..., Awaitable[bytes]]:
+    """Return the handler of a unary method, with the kind of call that its port makes."""
+
     async def handle(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         try:
-            return await chain.unary(method, raw, AioCall(context))
+            return await chain.unary(method, raw, call(context))
         except HedgerowError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     return handle
 
@@ -94,7 +97,7 @@ def _stream(chain: Chain, method: Method) -> Callable[..., AsyncIterator[bytes]]
         except HedgerowError as error:
             if method.client_streaming:
                 await _let_finish(raws)
-            await _abort(context, error)
+            await abort(context, error)
         finally:
             await responses.aclose()  # type: ignore[attr-defined]
 
@@ -108,7 +111,7 @@ def _stream_unary(chain: Chain, method: Method) -> Callable[..., Awaitable[bytes
             return b"".join([response async for response in responses])
         except HedgerowError as error:
             await _let_finish(raws)
-            await _abort(context, error)
+            await abort(context, error)
         finally:
             await responses.aclose()  # type: ignore[attr-defined]
 
@@ -141,7 +144,7 @@ def _handler(chain: Chain, method: Method) -> grpc.RpcMethodHandler:
         return grpc.stream_unary_rpc_method_handler(_stream_unary(chain, method))
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(_stream(chain, method))
-    return grpc.unary_unary_rpc_method_handler(_unary(chain, method))
+    return grpc.unary_unary_rpc_method_handler(unary_handler(chain, method))
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -152,28 +155,30 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         handler = self._handlers.get(details.method)
-        return handler if handler is not None else _unknown(details.method)
+        return handler if handler is not None else unknown_method(details.method)
 
 
-def _unknown(path: str) -> grpc.RpcMethodHandler:
+def unknown_method(path: str) -> grpc.RpcMethodHandler:
+    """Return the handler that refuses a method which is not registered."""
+
     async def handle(raws: Any, context: grpc.aio.ServicerContext) -> None:
         try:
             await refuse_unknown(path)
         except HedgerowError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
 
 def build_server(chain: Chain, services: Sequence[Service]) -> grpc.aio.Server:
     """Return a server with every method behind the chain; add a port and start it."""
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=OPTIONS)
     server.add_generic_rpc_handlers((_Handlers(chain, services),))
     return server
 
 
-def rotating_credentials(folder: IdentityFolder) -> grpc.ServerCredentials:
-    """Return credentials that require a client certificate and follow the identity folder at each handshake.
+def rotating_credentials(folder: IdentityFolder, *, client_certificates: bool = True) -> grpc.ServerCredentials:
+    """Return credentials that follow the identity folder at each handshake, and require a client certificate by default.
 
     An unreadable or unmatched identity on disk leaves the last good one in use: raising here would break handshakes.
     """
@@ -190,7 +195,7 @@ def rotating_credentials(folder: IdentityFolder) -> grpc.ServerCredentials:
         served = identity
         return _configuration(identity)
 
-    return grpc.dynamic_ssl_server_credentials(_configuration(first), fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(_configuration(first), fetch, client_certificates)
 
 
 def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:

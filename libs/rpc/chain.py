@@ -103,7 +103,7 @@ class Chain:
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
-        metrics.in_flight.set_function(lambda: self._in_flight)
+        metrics.add_in_flight(lambda: self._in_flight)
 
     def drain(self) -> None:
         """Refuse new calls and end the watches: they have no end of their own, and their callers open them elsewhere."""

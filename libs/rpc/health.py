@@ -53,7 +53,8 @@ class Health:
         last: int | None = None
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._of(request.service) != last)
+                while self._of(request.service) == last:
+                    await self._changed.wait()
                 last = self._of(request.service)
             yield health_pb2.HealthCheckResponse(status=last)
 

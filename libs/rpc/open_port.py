@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 
 import grpc
 import grpc.aio
 
-from hedgerow.errors import HedgerowError, UnauthenticatedError, UnavailableError
+from hedgerow.errors import UnauthenticatedError, UnavailableError
 from hedgerow.identity import IdentityFolder
-from libs.rpc.aio_transport import _OPTIONS, AioCall, _abort, _configuration, _unknown
+from libs.rpc.aio_transport import OPTIONS, AioCall, rotating_credentials, unary_handler, unknown_method
 from libs.rpc.call import Caller, Peer, TransportCall
 from libs.rpc.chain import TLS_VERSION, Chain, _State
 from libs.rpc.service import Method, Service
@@ -61,8 +60,8 @@ class OpenPort:
         """
         self._chain = chain
         self._listen = listen
-        self._credentials = _credentials(folder)
-        options = [(key, MAX_MESSAGE_BYTES if "receive_message" in key else value) for key, value in _OPTIONS]
+        self._credentials = rotating_credentials(folder, client_certificates=False)
+        options = [(key, MAX_MESSAGE_BYTES if "receive_message" in key else value) for key, value in OPTIONS]
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((_Handlers(chain, service),))
         self.port = 0
@@ -93,36 +92,10 @@ class OpenPort:
 class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, chain: OpenChain, service: Service) -> None:
         self._handlers = {
-            method.path: grpc.unary_unary_rpc_method_handler(_unary(chain, method)) for method in service.methods
+            method.path: grpc.unary_unary_rpc_method_handler(unary_handler(chain, method, _OpenCall))
+            for method in service.methods
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         handler = self._handlers.get(details.method)
-        return handler if handler is not None else _unknown(details.method)
-
-
-def _unary(chain: OpenChain, method: Method) -> Callable[..., Awaitable[bytes]]:
-    async def handle(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        try:
-            return await chain.unary(method, raw, _OpenCall(context))
-        except HedgerowError as error:
-            await _abort(context, error)
-
-    return handle
-
-
-def _credentials(folder: IdentityFolder) -> grpc.ServerCredentials:
-    first = folder.current()
-    if first is None:
-        raise FileNotFoundError(f"no usable identity in {folder.folder}")
-    served = first
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal served
-        identity = folder.current()
-        if identity is None or identity is served:
-            return None
-        served = identity
-        return _configuration(identity)
-
-    return grpc.dynamic_ssl_server_credentials(_configuration(first), fetch, require_client_authentication=False)
+        return handler if handler is not None else unknown_method(details.method)

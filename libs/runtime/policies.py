@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from hedgerow.errors import HedgerowError, UnavailableError
+from hedgerow.private_file import write_private
 from libs.authz import Authorizer, Bundle, compile_bundle, verify_envelope
 from libs.telemetry import get_logger
 
@@ -57,11 +57,5 @@ class PolicyFile:
         if compiled.version != bundle.version:
             log.error("policy_bundle_refused", version=bundle.version, reason="VERSION_MISMATCH")
             return None
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self._path.with_suffix(".tmp")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(envelope, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        write_private(self._path, json.dumps(envelope).encode())
         return compiled

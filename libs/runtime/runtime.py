@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import ssl
 import sys
@@ -21,6 +20,7 @@ from hedgerow.client import ServiceClient, renew
 from hedgerow.errors import HedgerowError, UnavailableError
 from hedgerow.governance.v1 import governance_pb2
 from hedgerow.identity import Identity, IdentityFolder, IdentityRenewer
+from hedgerow.private_file import write_private
 from hedgerow.secrets.v1 import secrets_pb2
 from libs.audit import AuditWriter
 from libs.config import ServiceConfig
@@ -58,6 +58,7 @@ class Runtime:
         authorizer: decides calls; follows the bundles of governance.
         trust: judges peers; follows the secrets service.
         registry: metrics of this process.
+        metrics: those of its calls, over all its ports.
     """
 
     def __init__(self, config: ServiceConfig, folder: IdentityFolder, secrets: Secrets | None) -> None:
@@ -69,6 +70,7 @@ class Runtime:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
+        self.metrics = CallMetrics(self.registry)
         self.trust = TrustStore(config.trust_domain)
         self.policy_file = PolicyFile(config.data_dir, config.trust_dir)
         self.authorizer = self.policy_file.load()
@@ -140,13 +142,7 @@ class Runtime:
         if path.exists():
             return await self._patiently(lambda: self.secrets.unwrap(key, path.read_bytes()))
         plaintext, wrapped = await self._patiently(lambda: self.secrets.create_data_key(key))
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = path.with_suffix(".tmp")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(wrapped)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        await asyncio.to_thread(write_private, path, wrapped)
         return plaintext
 
     def sql_path(self) -> Path:
@@ -253,7 +249,7 @@ class Runtime:
             trust=self.trust,
             authorizer=self.authorizer,
             audit=await self.audit(),
-            metrics=CallMetrics(self.registry),
+            metrics=self.metrics,
             tracer=Tracer(config.service, config.trace_ratio),
             limiter=RateLimiter(config.rate_per_second, config.rate_burst),
             verifier=DelegationVerifier(lambda: self._identity().roots_pem),

@@ -28,8 +28,14 @@ class CallMetrics:
         self._seconds = Histogram(
             "hedgerow_rpc_seconds", "Duration of calls in seconds.", ["method"], buckets=BUCKETS, registry=registry
         )
-        self.in_flight = Gauge("hedgerow_rpc_in_flight", "Calls in progress.", registry=registry)
+        self._in_flight: list[Callable[[], int]] = []
+        gauge = Gauge("hedgerow_rpc_in_flight", "Calls in progress.", registry=registry)
+        gauge.set_function(lambda: sum(count() for count in self._in_flight))
         self._children: dict[tuple[str, str], Callable[[float], None]] = {}
+
+    def add_in_flight(self, count: Callable[[], int]) -> None:
+        """Add a port's calls in progress to the gauge."""
+        self._in_flight.append(count)
 
     def ended(self, method: str, code: str, seconds: float) -> None:
         """Count a call that ended."""

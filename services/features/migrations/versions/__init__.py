@@ -1,0 +1,1 @@
+"""Schema changes of the features service's database, in order."""

@@ -1,0 +1,6 @@
+"""The suite on one machine: OpenBao and the six services under one supervisor.
+
+``python -m suite up | down | status``. It prepares the secret server, the users, the enrolment tokens and the first policy
+bundle, starts everything in order, restarts what crashes, and leaves no process behind. Elsewhere (Kubernetes, Compose)
+the platform does this work and nothing here runs. Linux only: it leans on process descriptors, death signals and /proc.
+"""

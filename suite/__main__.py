@@ -1,0 +1,191 @@
+"""``python -m suite``: the suite on one machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from suite.config import SuiteConfig, SuiteConfigError, load_config
+from suite.detach import detach
+from suite.guard import end_marked
+from suite.local_units import LocalSuite
+from suite.ports import taken
+from suite.process import start_ticks
+from suite.run_file import RunFolder, RunState
+from suite.status import collect, show
+from suite.supervisor import Supervisor
+
+DOWN_SECONDS = 90.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; return the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load_config(
+            folder=options.dir,
+            profile=options.profile,
+            port_base=options.port_base,
+            ports=dict(options.port),
+            only=options.only,
+            file=options.config,
+        )
+    except SuiteConfigError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return 2
+    folder = RunFolder(config.folder / "run")
+    if options.command == "up":
+        return detach(_without_detach(arguments), config, folder) if options.detach else _up(config, folder)
+    if options.command == "down":
+        return _down(folder)
+    return _status(config, folder, as_json=options.json)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m suite", description="The Hedgerow suite on one machine.")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--dir", type=Path, help="folder of everything the suite keeps (var/local)")
+    common.add_argument("--config", type=Path, default=Path("suite.toml"), help="configuration file (suite.toml)")
+    common.add_argument("--profile", help="embedded")
+    common.add_argument("--port-base", type=int, help="the lowest port; all others move with it (7440)")
+    common.add_argument("--port", type=_port, action="append", default=[], metavar="NAME=NUMBER", help="one port")
+    common.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="run this service and secrets alone"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", parents=[common], help="start the suite")
+    up.add_argument("--detach", action="store_true", help="return when it serves, and leave it running")
+    commands.add_parser("down", parents=[common], help="stop the suite")
+    status = commands.add_parser("status", parents=[common], help="show each service's health")
+    status.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _port(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    return name, int(number)
+
+
+# ---- up
+
+
+def _up(config: SuiteConfig, folder: RunFolder) -> int:
+    say = functools.partial(print, flush=True)  # a detached supervisor's lines are relayed as they come
+    if not folder.lock():
+        state = folder.read()
+        say(f"The suite is running already (pid {state.pid if state else '?'}).")
+        return 0
+    former = folder.read()
+    if former is not None:
+        # Only what carries the mark of that run, and only if its guard was ended too.
+        end_marked(former.run)
+    faults = taken(config.all_ports())
+    if faults:
+        for fault in faults:
+            print(fault, file=sys.stderr)
+        return 1
+    return asyncio.run(_supervise(config, folder, say))
+
+
+async def _supervise(config: SuiteConfig, folder: RunFolder, say: Callable[[str], None]) -> int:
+    started = time.monotonic()
+    suite = LocalSuite(config)
+    supervisor = Supervisor(
+        suite.units(), folder, ports=config.ports, say=lambda line: _progress(line, say, config, started)
+    )
+    try:
+        code = await supervisor.run()
+    finally:
+        await suite.close()
+    if supervisor.state.failure:
+        print(supervisor.state.failure, file=sys.stderr)
+    return code
+
+
+def _progress(line: str, say: Callable[[str], None], config: SuiteConfig, started: float) -> None:
+    say(line)
+    if line.split() == ["suite", "serving"]:
+        say(f"Started in {time.monotonic() - started:.1f} s.")
+        for reach in _how_to_reach(config):
+            say(reach)
+
+
+def _how_to_reach(config: SuiteConfig) -> list[str]:
+    ports = " ".join(
+        f"{name} {config.ports[name]}" for name in ("ingestion", "features", "training", "inference", "governance")
+    )
+    return [
+        f"gRPC on 127.0.0.1, mutual TLS: {ports}",
+        f"People and passwords: {config.folder}/users/<name>/password (ana, ben, creditapp, mia, pia, operator)",
+        f"CA to trust at login:  {config.folder}/trust/enrolment-ca.pem, port {config.ports['enrolment']}",
+        f"Logs: {config.folder}/logs; stop with `make down`, look with `make status`",
+    ]
+
+
+def _without_detach(arguments: Sequence[str] | None) -> list[str]:
+    return [argument for argument in (sys.argv[1:] if arguments is None else arguments) if argument != "--detach"]
+
+
+# ---- down and status
+
+
+def _down(folder: RunFolder) -> int:
+    state = folder.read()
+    if state is None or not state.is_alive():
+        print("The suite is not running.")
+        return 0
+    fd = os.pidfd_open(state.pid)
+    try:
+        if start_ticks(state.pid) != state.start_ticks:
+            print("The suite is not running.")
+            return 0
+        signal.pidfd_send_signal(fd, signal.SIGTERM)
+        if not _ended(state, DOWN_SECONDS):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            print(f"The supervisor did not end within {DOWN_SECONDS:g} s and was killed.")
+    finally:
+        os.close(fd)
+    end_marked(state.run)
+    print("The suite is stopped.")
+    return 0
+
+
+def _ended(state: RunState, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while state.is_alive():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _status(config: SuiteConfig, folder: RunFolder, *, as_json: bool) -> int:
+    state = folder.read()
+    if state is None:
+        print(
+            json.dumps({"phase": "stopped", "healthy": False, "services": {}})
+            if as_json
+            else "The suite is not running."
+        )
+        return 1
+    report = asyncio.run(collect(replace(config, ports=state.ports), state))
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        show(report, Console())
+    return 0 if report["healthy"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
