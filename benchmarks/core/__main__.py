@@ -62,7 +62,7 @@ def cpu_seconds(pid: int) -> float:
 def server(kind: str, folder: Path) -> Iterator[tuple[int, int]]:
     """Run a server of a kind and yield its port and pid."""
     command = [sys.executable, "-m", "benchmarks.core.server", kind, str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own module
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline().split()
