@@ -1,0 +1,30 @@
+"""An unmodified Triton client that presents an identity of the suite."""
+
+from typing import TYPE_CHECKING
+
+from hedgerow.errors import UnauthenticatedError
+from hedgerow.identity import IdentityFolder
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
+
+def triton_client(identity: IdentityFolder, address: str) -> "InferenceServerClient":
+    """Returns a `tritonclient.grpc` client of the inference service; needs the package `tritonclient[grpc]`.
+
+    Pass `headers={"hedgerow-purpose": …}` to its calls to state a purpose. Its certificate is read once: make a new client
+    after the identity was renewed.
+    """
+    from tritonclient.grpc import InferenceServerClient
+
+    if identity.load() is None:
+        raise UnauthenticatedError("there is no usable identity here; log in first")
+    pem = str(identity.folder / "identity.pem")
+    return InferenceServerClient(
+        url=address,
+        ssl=True,
+        root_certificates=str(identity.folder / "roots.pem"),
+        private_key=pem,
+        certificate_chain=pem,
+        channel_args=[("grpc.ssl_target_name_override", "inference.hedgerow.local")],
+    )
