@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from suite.config import SuiteConfig, SuiteConfigError, load_config
+from hedgerow.sdk.context import Context
+from suite.config import SERVICES, SuiteConfig, SuiteConfigError, load_config
 from suite.detach import detach
 from suite.guard import end_marked
 from suite.local_units import LocalSuite
@@ -115,10 +116,20 @@ async def _supervise(config: SuiteConfig, folder: RunFolder, say: Callable[[str]
 
 def _progress(line: str, say: Callable[[str], None], config: SuiteConfig, started: float) -> None:
     say(line)
+    if line.split() == ["secrets", "serving"]:
+        # From here on people can log in; whoever waits for the suite finds the context when it serves.
+        _save_context(config)
     if line.split() == ["suite", "serving"]:
         say(f"Started in {time.monotonic() - started:.1f} s.")
         for reach in _how_to_reach(config):
             say(reach)
+
+
+def _save_context(config: SuiteConfig) -> None:
+    """Tell the command line where the suite is."""
+    addresses = {service: config.address(service) for service in SERVICES}
+    roots_pem = (config.folder / "trust" / "enrolment-ca.pem").read_bytes()
+    Context(config.folder, addresses, config.address("enrolment")).save(roots_pem)
 
 
 def _how_to_reach(config: SuiteConfig) -> list[str]:
@@ -127,6 +138,7 @@ def _how_to_reach(config: SuiteConfig) -> list[str]:
     )
     return [
         f"gRPC on 127.0.0.1, mutual TLS: {ports}",
+        f"For the command line: export HEDGEROW_CONTEXT={config.folder}",
         f"People and passwords: {config.folder}/users/<name>/password (ana, ben, creditapp, mia, pia, operator)",
         f"CA to trust at login:  {config.folder}/trust/enrolment-ca.pem, port {config.ports['enrolment']}",
         f"Logs: {config.folder}/logs; stop with `make down`, look with `make status`",

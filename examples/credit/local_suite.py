@@ -44,21 +44,14 @@ class LocalSuite:
                 await self._command("down", seconds=STOP_SECONDS)
 
     def context(self) -> Context:
-        """Returns where the suite is, as the supervisor says, and keeps it for the command line."""
+        """Returns where the suite is, as it wrote when it began to serve."""
         state = self.state()
         if state is None:
             raise DemoError(f"no suite is running in {self.folder}")
-        ports = {name: service.ports for name, service in state.services.items()}
-        missing = [service for service in SERVICES if "grpc" not in ports.get(service, {})]
+        missing = [service for service in SERVICES if service not in state.services]
         if missing:
             raise DemoError(f"the suite in {self.folder} runs without {', '.join(missing)}")
-        context = Context(
-            folder=self.folder,
-            addresses={service: f"127.0.0.1:{ports[service]['grpc']}" for service in SERVICES},
-            enrolment=f"127.0.0.1:{ports['secrets']['enrolment']}",
-        )
-        context.save((self.folder / "trust" / "enrolment-ca.pem").read_bytes())
-        return context
+        return Context.load(self.folder)
 
     async def _command(self, *arguments: str, seconds: float) -> None:
         """Runs a command of the suite; what it says about itself reaches the user when it fails."""

@@ -82,6 +82,8 @@ def print_json(value: Any) -> None:
 
 def text(value: Any) -> str:
     """Returns a value for people: lists joined, states without their prefix, numbers short."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

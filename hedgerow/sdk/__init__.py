@@ -6,8 +6,21 @@
 Every method has a deadline, raises the typed errors of `hedgerow.errors`, and tries again only where a repeat is safe.
 """
 
-from hedgerow.sdk.connection import Hedgerow
+from typing import TYPE_CHECKING, Any
+
 from hedgerow.sdk.context import Context, login
 from hedgerow.sdk.triton import triton_client
 
+if TYPE_CHECKING:
+    from hedgerow.sdk.connection import Hedgerow
+
 __all__ = ["Context", "Hedgerow", "login", "triton_client"]
+
+
+def __getattr__(name: str) -> Any:
+    # The supervisor and `login` need the context alone; the connection brings pyarrow, some 60 MiB of memory.
+    if name == "Hedgerow":
+        from hedgerow.sdk.connection import Hedgerow
+
+        return Hedgerow
+    raise AttributeError(name)
