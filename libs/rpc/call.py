@@ -79,10 +79,11 @@ class Call:
         """Seconds until the deadline; never negative."""
         return max(0.0, self._time_left())
 
-    def delegate(self, lifetime: float = 60.0) -> str:
+    def delegate(self, lifetime: float = 60.0, *, purpose: str | None = None) -> str:
         """Return a token that lets the next service act for whoever this call is made for.
 
         Args:
             lifetime: seconds the token is good for, at most 3,600.
+            purpose: another purpose than the call's, which the next service then asks of the same principal.
         """
-        return self._delegate(self.caller.effective, self.purpose, lifetime)
+        return self._delegate(self.caller.effective, self.purpose if purpose is None else purpose, lifetime)

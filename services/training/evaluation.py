@@ -66,7 +66,7 @@ def evaluate(
         mutable: relative distance that the attack could move each feature that a subject could change.
         epochs: of the run.
     """
-    gate, test = splits["gate"], splits["test"]
+    gate = splits["gate"]
     threshold = _threshold(splits["calibration"], trained.calibration)
     comparisons = tuple(
         (
@@ -83,7 +83,21 @@ def evaluate(
         for column, attribute in enumerate(spec.protected_attributes)
     )
     measured = Measurements(gate.labels, trained.gate, trained.attacked, len(mutable), trained.latencies_ms)
-    report = {
+    report = _report(splits, trained, mutable) | {
+        "threshold": threshold,
+        "groups": [
+            _comparison(attribute.feature, attribute.display_name, comparison)
+            for attribute, (_, comparison) in zip(spec.protected_attributes, comparisons, strict=True)
+        ],
+        "epochs": [_finite(dataclasses.asdict(epoch)) for epoch in epochs],
+        "seed": spec.seed,
+    }
+    return Evaluation(tuple(judge(measured, comparisons, spec.gate_bounds)), threshold, report, comparisons)
+
+
+def _report(splits: Mapping[str, Split], trained: Trained, mutable: Mapping[str, float]) -> dict[str, Any]:
+    gate, test = splits["gate"], splits["test"]
+    return {
         "test_auc": auc(test.labels, trained.test),
         "test_ece": expected_calibration_error(test.labels, trained.test),
         "test_rows": len(test),
@@ -93,17 +107,9 @@ def evaluate(
         "clean_auc": auc(gate.labels, trained.gate),
         "attack_auc": auc(gate.labels, trained.attacked),
         "attack": [{"feature": name, "mutable_fraction": fraction} for name, fraction in mutable.items()],
-        "threshold": threshold,
-        "groups": [
-            _comparison(attribute.feature, attribute.display_name, comparison)
-            for attribute, (_, comparison) in zip(spec.protected_attributes, comparisons, strict=True)
-        ],
         "latency_ms": {f"p{p}": float(np.percentile(trained.latencies_ms, p)) for p in (50, 99)},
-        "epochs": [_finite(dataclasses.asdict(epoch)) for epoch in epochs],
         "splits": {name: {"rows": len(split), "positives": int(split.labels.sum())} for name, split in splits.items()},
-        "seed": spec.seed,
     }
-    return Evaluation(tuple(judge(measured, comparisons, spec.gate_bounds)), threshold, report, comparisons)
 
 
 def _threshold(calibration: Split, probabilities: FloatArray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,7 @@ LOOK_SECONDS: Final = 15.0
 READ_SECONDS: Final = 600.0
 OFFLINE_SECONDS: Final = 120.0
 KEYS_PER_CALL: Final = 1000
+_PSEUDONYM: Final = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +156,17 @@ class FeatureSource:
         Args:
             service: the feature service that has them.
             attributes: which ones.
-            entities: pseudonyms, as a training set has them.
+            entities: as a training set has them: pseudonyms, or keys where the sources do not pseudonymize them.
             as_of_us: values as known then, µs since 1970 UTC.
             delegation: for the purpose ``fairness_audit``.
         """
         if not attributes:
             return np.empty((len(entities), 0))
+        pseudonymous = all(map(_PSEUDONYM.fullmatch, entities))
         parts = []
         for start in range(0, len(entities), KEYS_PER_CALL):
-            request = pb.GetOfflineFeaturesRequest(
-                feature_service=service, entity_keys=entities[start : start + KEYS_PER_CALL], pseudonymous=True
-            )
+            keys = entities[start : start + KEYS_PER_CALL]
+            request = pb.GetOfflineFeaturesRequest(feature_service=service, entity_keys=keys, pseudonymous=pseudonymous)
             request.as_of_time.FromMicroseconds(as_of_us)
             block = await self._client.call(
                 "GetOfflineFeatures",

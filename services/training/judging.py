@@ -60,7 +60,11 @@ def judge(weights: Tensors, rows: Tensors) -> Tensors:
     session = _session(onnx)
     _check_graph(session, rows["gate.features"], gate)
     attacked = attack(
-        rows["gate.features"], rows["gate.labels"], rows["mutable_fractions"], lambda x: gradients_of(network, x)
+        rows["gate.features"],
+        rows["gate.labels"],
+        rows["mutable_fractions"],
+        lambda x: logits_of(network, x),
+        lambda x: gradients_of(network, x),
     )
     return {
         "weights": np.frombuffer(kept, dtype=np.uint8),

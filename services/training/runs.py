@@ -104,9 +104,11 @@ class TrainingRuns:
         try:
             self._queue.put_nowait((record, reads))
         except asyncio.QueueFull:
-            error = f"{self._queue.maxsize} runs already wait; try again when one has ended"
-            await self._close_run(record.run_id, RunState.FAILED, error=error)
-            raise ResourceExhaustedError(error, retry_after=RETRY_SECONDS) from None
+            # Forgotten, so that the same request can be made again.
+            await asyncio.to_thread(self._store.discard_run, record.run_id)
+            raise ResourceExhaustedError(
+                f"{self._queue.maxsize} runs already wait; try again when one has ended", retry_after=RETRY_SECONDS
+            ) from None
         return kept
 
     async def cancel(self, run_id: str) -> RunRecord:

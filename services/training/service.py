@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -227,7 +226,7 @@ def rpc_services(training: TrainingServicer, models: ModelsServicer) -> list[Ser
 
 def _delegated(call: Call, purpose: str) -> Delegation:
     """Return leave to read for a purpose; policy asks of the principal too whether it may have that purpose."""
-    return Delegation(purpose, dataclasses.replace(call, purpose=purpose).delegate(DELEGATION_SECONDS))
+    return Delegation(purpose, call.delegate(DELEGATION_SECONDS, purpose=purpose))
 
 
 def _request_id(value: str) -> str:

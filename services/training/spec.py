@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ MAX_EPOCHS: Final = 1000
 MAX_BATCH_SIZE: Final = 65_536
 MAX_HIDDEN_LAYERS: Final = 8
 MAX_HIDDEN_SIZE: Final = 4096
+MAX_HIDDEN_WEIGHTS: Final = 8_000_000
 MAX_PROTECTED_ATTRIBUTES: Final = 8
 MAX_GROUPS: Final = 16
 MAX_TEXT: Final = 64
@@ -116,6 +118,8 @@ class TrainingSpec:
             yield "hidden_sizes", f"expected 1 to {MAX_HIDDEN_LAYERS} layers"
         if not all(1 <= size <= MAX_HIDDEN_SIZE for size in self.hidden_sizes):
             yield "hidden_sizes", f"expected sizes of 1 to {MAX_HIDDEN_SIZE}"
+        if sum(a * b for a, b in itertools.pairwise(self.hidden_sizes)) > MAX_HIDDEN_WEIGHTS:
+            yield "hidden_sizes", f"expected layers with at most {MAX_HIDDEN_WEIGHTS} weights between them"
         yield from self._bound_faults()
         yield from self._protected_faults()
 

@@ -80,6 +80,11 @@ class TrainingStore:
             )
         return earlier
 
+    def discard_run(self, run_id: str) -> None:
+        """Forget a run that could not be queued."""
+        with self._database.session() as session:
+            session.execute(training_runs.delete().where(training_runs.c.id == run_id))
+
     def run(self, run_id: str) -> RunRecord:
         """Return a run.
 

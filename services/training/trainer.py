@@ -166,7 +166,7 @@ class _Trainer:
         total = recipe.max_epochs * self._steps
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: _pace(step, total))
         self._shuffle = torch.Generator().manual_seed(recipe.seed)
-        torch.manual_seed(recipe.seed + 1 + self._rank)  # dropout differs between ranks
+        torch.manual_seed((recipe.seed + 1 + self._rank) % 2**63)  # dropout differs between ranks
         self._beat = time.monotonic()
 
     def train(self) -> dict[str, Any]:

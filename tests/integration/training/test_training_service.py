@@ -174,6 +174,7 @@ async def _check_reads(world: World) -> None:
     assert {(call.caller.on_behalf_of, call.purpose) for call, _ in offline} == {(user_id("ben"), "fairness_audit")}
     asked = [key for _, request in offline for key in request.entity_keys]
     assert sorted(asked) == sorted(ROWS.entities[split_rows(ROWS, 7)["gate"].rows].tolist())
+    assert all(request.pseudonymous for _, request in offline)
     assert {request.as_of_time.ToMicroseconds() for _, request in offline} == {SEPTEMBER}
 
 
@@ -257,8 +258,10 @@ async def test_cancelling_and_the_bound_on_waiting_runs(world: World) -> None:
         if message.epochs:
             break
     waiting = [await world.create(), await world.create()]
-    with pytest.raises(ResourceExhaustedError) as caught:
-        await world.create()
+    request_id = str(uuid.uuid4())
+    for _ in range(2):  # what was refused is forgotten, so a retry is refused too, not answered with a failed run
+        with pytest.raises(ResourceExhaustedError) as caught:
+            await world.create(request_id=request_id)
     assert caught.value.reason == "OVERLOADED"
     assert caught.value.retry_after == 30.0
     for name in (waiting[0].name, running.name):
