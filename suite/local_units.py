@@ -157,8 +157,9 @@ class LocalSuite:
             }
         else:
             if name == "governance":
-                # An erasure searches the logs too.
-                variables["HEDGEROW_LOG_DIR"] = str(config.folder / "logs")
+                # An erasure searches the logs and traces too.
+                traces = (config.service_folder(service) / "traces.jsonl" for service in config.services)
+                variables["HEDGEROW_LOG_DIR"] = os.pathsep.join(map(str, (config.folder / "logs", *traces)))
             variables["HEDGEROW_ENROLMENT_TOKEN_FILE"] = str(config.folder / "run" / "tokens" / name)
         python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return {**os.environ, "PYTHONPATH": python_path, **config.environment, **variables}

@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def describe(error: HedgerowError) -> str:
     """Returns an error as one line: what is wrong, where, and its code and reason."""
     fields = "; ".join(f"{path}: {what}" for path, what in error.fields.items() if what not in error.message)
-    text = " ".join((error.message + (f" ({fields})" if fields else "")).split())
+    # What gRPC said of a service that is away; it never came over the wire.
+    more = "; ".join(filter(None, (fields, *getattr(error, "__notes__", ()))))
+    text = " ".join((error.message + (f" ({more})" if more else "")).split())
     request = error.metadata.get("request_id", "")
     found = f", request {request}" if request else ""
     return f"{text} [{error.code_name} {error.reason}{found}]"

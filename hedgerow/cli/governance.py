@@ -53,6 +53,9 @@ def audit_verify(settings: Settings) -> None:
         click.echo(f"{verdict}: {answer.event_count:,} events in {answer.segment_count:,} segments")
         for fault in answer.faults:
             click.echo(f"  {fault}")
+        for anchor in answer.anchors:
+            gone = f"{anchor.service} {anchor.instance}, events {anchor.first_sequence:,} to {anchor.last_sequence:,}"
+            click.echo(f"  gone and accepted by {anchor.actor}: {gone}: {anchor.reason}")
     if not answer.verified:
         raise click.exceptions.Exit(1)
 
@@ -74,7 +77,10 @@ def audit_export(settings: Settings, folder: str) -> None:
             (target / f"{name}.checkpoint").write_text(segment.checkpoint, encoding="utf-8")
             writers.add(name.partition("-")[0])
             count += 1
-        keys = {writer: await _audit_keys(caller, writer) for writer in sorted(writers)}
+        keys = {writer: await _keys(caller, f"{writer}-audit") for writer in sorted(writers)}
+        for anchor in (await caller.governance.verify_audit_trail(seal_first=False)).anchors:
+            (target / f"{anchor.name.partition('/')[2]}.anchor").write_text(anchor.statement, encoding="utf-8")
+            keys["governance-anchors"] = await _keys(caller, "governance-anchors")
         (target / "keys.json").write_text(json.dumps(keys, indent=2), encoding="utf-8")
         return count
 
@@ -84,10 +90,25 @@ def audit_export(settings: Settings, folder: str) -> None:
     )
 
 
-async def _audit_keys(caller: Hedgerow, writer: str) -> list[str]:
-    """Returns the base64 public keys of a service's audit trail, all versions."""
-    keys = await caller.secrets.get_verification_keys(f"signingKeys/{writer}-audit")
+async def _keys(caller: Hedgerow, name: str) -> list[str]:
+    """Returns the base64 public keys of a signing key, all versions."""
+    keys = await caller.secrets.get_verification_keys(f"signingKeys/{name}")
     return [base64.b64encode(key).decode() for _, key in sorted(keys.items())]
+
+
+@audit.command("anchor")
+@click.argument("service")
+@click.argument("instance")
+@click.option("--after", type=click.IntRange(0), required=True, help="The last event before the missing ones.")
+@click.option("--reason", required=True, help="Why, in one line without personal data.")
+@pass_settings
+def audit_anchor(settings: Settings, service: str, instance: str, after: int, reason: str) -> None:
+    """Accepts, as an operator, that events of SERVICE's writer INSTANCE are lost; each later `verify` says so."""
+
+    async def work(caller: Hedgerow) -> Any:
+        return await caller.governance.create_audit_anchor(service, instance, after, reason)
+
+    output.show([output.as_dict(settings.run(work))], ["name", "first_sequence", "last_sequence"], settings.as_json)
 
 
 @click.command()

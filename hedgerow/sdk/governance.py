@@ -36,6 +36,12 @@ class Governance(Facade):
         response: pb.VerifyAuditTrailResponse = await self._call("VerifyAuditTrail", request, timeout=WRITE_SECONDS)
         return response
 
+    async def create_audit_anchor(self, service: str, instance: str, sequence: int, reason: str) -> pb.AuditAnchor:
+        """Accepts, as an operator, that the events of a chain after `sequence` are lost; later verifications say so."""
+        request = pb.CreateAuditAnchorRequest(service=service, instance=instance, sequence=sequence, reason=reason)
+        anchor: pb.AuditAnchor = await self._call("CreateAuditAnchor", request, timeout=WRITE_SECONDS)
+        return anchor
+
     def export_audit_trail(self, *, timeout: float = WORK_SECONDS) -> AsyncIterator[pb.AuditSegment]:
         """Yields every held segment with its signed checkpoint, for verification elsewhere."""
         request = pb.ExportAuditTrailRequest()

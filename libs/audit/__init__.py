@@ -23,15 +23,20 @@ Writing (`AuditWriter`)::
 `append`, `append_nowait` and `fold` raise UnavailableError(reason="AUDIT_UNAVAILABLE") when the trail cannot be
 written: the call must then be refused. They recover when the disk does.
 
+A chain that is really broken: `python -m libs.audit reanchor DIR …`, see `libs.audit.reanchor` and docs/adr/0011.
+
 Verifying: `verify_segments(segments, keys)`, or offline `python -m libs.audit verify DIR --keys FILE`.
 """
 
+from libs.audit.anchor import Anchor, AnchorKind
 from libs.audit.event import AuditEvent, StoredEvent
 from libs.audit.instance import AuditBrokenError
 from libs.audit.verify import Fault, SealedSegment, VerificationReport, read_directory, verify_segments
 from libs.audit.writer import AuditHead, AuditLimits, AuditWriter, WriterStatus
 
 __all__ = [
+    "Anchor",
+    "AnchorKind",
     "AuditBrokenError",
     "AuditEvent",
     "AuditHead",

@@ -51,6 +51,11 @@ class BlockFileContent:
 class BlockFileError(ValueError):
     """A block in the middle of the file does not authenticate: it was changed, or the key is another."""
 
+    def __init__(self, reason: str, content: bytes = b"") -> None:
+        """`content` is that of the blocks before."""
+        super().__init__(reason)
+        self.content = content
+
 
 class BlockFile:
     """Appends blocks; every method blocks and belongs in the writer's thread."""
@@ -141,7 +146,7 @@ def read_block_file(path: Path, name: str, data_key: bytes) -> BlockFileContent:
             break
         offset = end
     if _holds_block(data, offset + 1, len(blocks) + 1, cipher):
-        raise BlockFileError(f"block {len(blocks)} of the file does not authenticate")
+        raise BlockFileError(f"block {len(blocks)} of the file does not authenticate", b"".join(blocks))
     whole = offset if blocks else 0
     return BlockFileContent(b"".join(blocks), whole, len(data) - whole, len(blocks))
 

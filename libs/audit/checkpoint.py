@@ -87,7 +87,11 @@ def open_note(note: str, name: str, public_keys: Iterable[bytes]) -> str:
 
 def open_checkpoint(note: str, service: str, public_keys: Iterable[bytes]) -> Checkpoint:
     """Returns what the service's signature vouches for. Raises CheckpointError."""
-    body = open_note(note, key_name(service), public_keys)
+    return parse_checkpoint(open_note(note, key_name(service), public_keys), service)
+
+
+def parse_checkpoint(body: str, service: str) -> Checkpoint:
+    """Returns what the body of a note states, whoever signed it. Raises CheckpointError."""
     lines = body.splitlines()
     try:
         origin, size, root, segment, chain = lines

@@ -5,7 +5,8 @@ holds (flock), so a restart goes on with the chain of the process before, while 
 rolling update, worker processes) gets a chain of its own: a chain never has two writers.
 
 In a folder, `<first sequence>.blocks` is a segment, `.checkpoint` beside it says that it is sealed, `.shipped` that
-governance has it. The last `.blocks` without a checkpoint may be open; all others are closed.
+governance has it. The last `.blocks` without a checkpoint may be open; all others are closed. A folder with
+`reanchor.json` or `reanchored.json` is that of a chain whose break an operator accepted: it is never continued.
 """
 
 import fcntl
@@ -23,6 +24,11 @@ from libs.audit.segment import ChainState, SegmentError, SegmentHeader, SegmentR
 
 BLOCK_BYTES = 256 * 1024
 """A group commit is split into blocks of about this size."""
+
+STATEMENT = "reanchor.json"
+"""An operator accepted the break of this chain; the next start carries that out."""
+ACCEPTED = "reanchored.json"
+"""The statement, once carried out."""
 
 
 class AuditBrokenError(FailedPreconditionError):
@@ -133,7 +139,7 @@ class Instance:
     def acquire(cls, directory: Path, service: str, data_key: bytes, *, segment_bytes: int, disk: Disk) -> "Instance":
         """Takes the first free instance folder, or a new one, and recovers it. Raises AuditBrokenError, OSError."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in sorted(entry for entry in directory.iterdir() if entry.is_dir()):
+        for path in sorted(entry for entry in directory.iterdir() if entry.is_dir() and not is_closed(entry)):
             lock = try_lock(path)
             if lock is not None:
                 return cls._recovered(InstanceFolder(path, service, data_key), lock, segment_bytes, disk)
@@ -151,7 +157,10 @@ class Instance:
             instance.recover()
         except AuditBrokenError as error:
             instance.release()
-            way_out = f"keep folder {folder.instance} as evidence outside the audit directory to begin a new chain"
+            way_out = (
+                f"an operator can accept the break: python -m libs.audit reanchor {folder.path.parent} "
+                f"--instance {folder.instance} --identity FOLDER --reason TEXT"
+            )
             raise AuditBrokenError(error.segment, error.sequence, f"{error.why}; {way_out}") from error
         except BaseException:
             instance.release()
@@ -248,6 +257,11 @@ class Instance:
         self._bytes += len(content)
         self.head = (state.next_sequence - 1, state.chain_hash)
         return end - start
+
+
+def is_closed(folder: Path) -> bool:
+    """Whether an operator accepted the break of the folder's chain."""
+    return (folder / STATEMENT).exists() or (folder / ACCEPTED).exists()
 
 
 def try_lock(folder: Path) -> int | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from libs.audit.block_file import Disk
-from libs.audit.instance import Instance, InstanceFolder, try_lock
+from libs.audit.instance import STATEMENT, Instance, InstanceFolder, try_lock
 from libs.audit.outbox import Outbox, unshipped_count
 
 
@@ -28,7 +28,10 @@ async def settle_orphans(directory: Path, own: InstanceFolder, outbox: Outbox, d
 def _unsettled(directory: Path, own: InstanceFolder) -> Iterator[InstanceFolder]:
     for path in sorted(directory.iterdir()):
         folder = replace(own, path=path)
-        if path.is_dir() and path != own.path and unshipped_count(folder):
+        # A break that is accepted is evidence until the next start sets it aside.
+        if not path.is_dir() or path == own.path or (path / STATEMENT).exists():
+            continue
+        if unshipped_count(folder):
             yield folder
 
 

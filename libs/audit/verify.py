@@ -7,6 +7,8 @@ A fault names the segment and, where it can be told, the first event that does n
    events, Merkle root and chain hash.
 3. The segments of an instance follow one another from event 1: no gap, no overlap, and each starts with the chain hash
    and the tree of the one before.
+4. A gap is no fault where a signed anchor accepts every event of it as lost, nor are missing events at a chain's start
+   where an anchor says that retention removed them and the rest continues it. The report lists the anchors.
 """
 
 import base64
@@ -16,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from libs.audit.anchor import ANCHOR_KEYS, Anchor, AnchorKind, open_anchor
 from libs.audit.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from libs.audit.merkle import Frontier
 from libs.audit.segment import ChainState, SegmentError, SegmentHeader, SegmentReader, empty_state
 
 ServiceKeys = Mapping[str, Sequence[bytes]]
@@ -56,6 +60,8 @@ class VerificationReport:
     event_count: int
     """Events that verify."""
     faults: tuple[Fault, ...]
+    anchors: tuple[Anchor, ...] = ()
+    """What is gone and accepted."""
 
 
 class VerifiedSegment(NamedTuple):
@@ -102,9 +108,10 @@ class TrailVerifier:
     Segments of an instance must come in order of their names.
     """
 
-    def __init__(self, keys: ServiceKeys) -> None:
-        """`keys` are the public keys by service."""
+    def __init__(self, keys: ServiceKeys, anchors: Sequence[Anchor] = ()) -> None:
+        """`keys` are the public keys by service; `anchors` are opened already, so their signatures are checked."""
         self._keys = keys
+        self._anchors = tuple(anchors)
         self._ends: dict[tuple[str, str], ChainState | None] = {}
         self._segments = 0
         self._events = 0
@@ -122,12 +129,33 @@ class TrailVerifier:
             return
         self._events += verified.event_count
         owner = (verified.header.service, verified.header.instance)
-        before = self._ends.get(owner, empty_state())
+        before = self._ends[owner] if owner in self._ends else self._start(owner, verified.header.first_sequence)
         self._ends[owner] = verified.end
         # Behind a broken segment there is nothing to compare with; the break itself is a fault already.
-        fault = None if before is None else successor_fault(before, verified.header)
+        if before is None or self.accepts_loss(owner, before.next_sequence, verified.header.first_sequence - 1):
+            return
+        fault = successor_fault(before, verified.header)
         if fault is not None:
             self._faults.append(fault)
+
+    def accepts_loss(self, owner: tuple[str, str], first: int, last: int) -> bool:
+        """Whether one anchor accepts all these events, at least one, as lost."""
+        lost = (item for item in self._anchors if item.owner == owner and item.kind is AnchorKind.LOST)
+        return first <= last and any(item.first <= first and last <= item.last for item in lost)
+
+    def end(self, owner: tuple[str, str]) -> ChainState | None:
+        """The end of what was checked of a chain; None behind a broken segment."""
+        return self._ends.get(owner)
+
+    def _start(self, owner: tuple[str, str], first: int) -> ChainState | None:
+        """What a chain's first segment at hand must continue; None when it is itself among what retention removes."""
+        expired = [item for item in self._anchors if item.owner == owner and item.kind is AnchorKind.EXPIRED]
+        if not expired or first == 1:
+            return empty_state()
+        last = max(expired, key=lambda item: item.last)
+        if first <= last.last:
+            return None
+        return ChainState(last.last + 1, last.chain_hash, Frontier(last.last, last.tree_roots))
 
     def add_fault(self, fault: Fault) -> None:
         """Takes up a fault that was found elsewhere, such as a segment that cannot be read."""
@@ -136,7 +164,7 @@ class TrailVerifier:
 
     def report(self) -> VerificationReport:
         """The outcome so far."""
-        return VerificationReport(not self._faults, self._segments, self._events, tuple(self._faults))
+        return VerificationReport(not self._faults, self._segments, self._events, tuple(self._faults), self._anchors)
 
 
 def successor_fault(before: ChainState, header: SegmentHeader) -> Fault | None:
@@ -151,12 +179,28 @@ def successor_fault(before: ChainState, header: SegmentHeader) -> Fault | None:
     return None
 
 
-def verify_segments(segments: Iterable[SealedSegment], keys: ServiceKeys) -> VerificationReport:
-    """Verifies whole trails of any number of services."""
-    verifier = TrailVerifier(keys)
+def verify_segments(
+    segments: Iterable[SealedSegment], keys: ServiceKeys, anchor_notes: Iterable[str] = ()
+) -> VerificationReport:
+    """Verifies whole trails of any number of services; `keys` may hold those of anchors as `governance-anchors`."""
+    anchors, faults = open_anchors(anchor_notes, keys.get(ANCHOR_KEYS, ()))
+    verifier = TrailVerifier(keys, anchors)
     for segment in sorted(segments, key=lambda item: _id(item.name)):
         verifier.add(segment)
+    for fault in faults:
+        verifier.add_fault(fault)
     return verifier.report()
+
+
+def open_anchors(notes: Iterable[str], public_keys: Sequence[bytes]) -> tuple[list[Anchor], list[Fault]]:
+    """Returns the anchors that are signed, and a fault for each that is not: it then accepts nothing."""
+    anchors, faults = [], []
+    for note in notes:
+        try:
+            anchors.append(open_anchor(note, public_keys))
+        except CheckpointError as error:
+            faults.append(Fault("anchor", None, f"{error}; it accepts nothing"))
+    return anchors, faults
 
 
 def read_directory(directory: Path) -> list[SealedSegment]:
@@ -167,6 +211,11 @@ def read_directory(directory: Path) -> list[SealedSegment]:
         note = checkpoint.read_text("utf-8", errors="replace") if checkpoint.exists() else ""
         segments.append(SealedSegment(path.stem, path.read_bytes(), note))
     return segments
+
+
+def read_anchors(directory: Path) -> list[str]:
+    """Reads the notes of an exported trail's anchors: `.anchor` files. Raises OSError."""
+    return [path.read_text("utf-8", errors="replace") for path in sorted(directory.glob("*.anchor"))]
 
 
 def write_segment(directory: Path, segment: SealedSegment) -> None:

@@ -24,6 +24,7 @@ from libs.audit.folding import Fold, FoldKey, fold_key
 from libs.audit.instance import Instance
 from libs.audit.orphans import settle_orphans
 from libs.audit.outbox import Outbox, PublicKeys, Ship, Sign, unshipped_count
+from libs.audit.reanchor import carry_out_reanchors
 
 log = structlog.get_logger()
 COMMIT_FAILED = "audit_commit_failed"
@@ -135,18 +136,13 @@ class AuditWriter:
         self._upkeep: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Takes an instance folder and recovers its chain. Raises AuditBrokenError, OSError."""
+        """Takes an instance folder and recovers its chain, or begins one. Raises AuditBrokenError, OSError."""
         self._loop = asyncio.get_running_loop()
         self._thread = CommitThread(self._loop, f"audit-{self._service}")
-        acquire = partial(
-            Instance.acquire,
-            self._directory,
-            self._service,
-            self._data_key,
-            segment_bytes=self._limits.segment_bytes,
-            disk=self._disk,
-        )
+        place = (self._directory, self._service, self._data_key)
+        acquire = partial(Instance.acquire, *place, segment_bytes=self._limits.segment_bytes, disk=self._disk)
         try:
+            await self._thread.run(lambda: carry_out_reanchors(*place, self._disk))
             self._instance = await self._thread.run(acquire)
         except BaseException:
             self._thread.stop()

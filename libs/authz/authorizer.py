@@ -113,5 +113,6 @@ class Authorizer:
             "context": {"purpose": purpose, "delegated": delegated, "granted": granted},
         }
         result = cedarpy.is_authorized(request, bundle.policies, entities, bundle.schema)
-        permitted = result.decision == cedarpy.Decision.Allow
+        # Cedar passes over a policy that fails, and a forbid that fails would hold nobody back.
+        permitted = result.decision == cedarpy.Decision.Allow and not result.diagnostics.errors
         return Decision(permitted, tuple(sorted(result.diagnostics.reasons)), bundle.version)

@@ -10,9 +10,11 @@ from typing import Any
 from hedgerow.features.v1 import features_pb2
 from hedgerow.ingestion.v1 import ingestion_pb2
 from libs.audit import AuditHead
+from libs.audit.anchor import ANCHOR_KEYS
 from libs.config import load
 from libs.runtime import Runtime, run
 from libs.sql import open_database
+from services.governance.anchors import AnchorBook
 from services.governance.bundle import PolicyBundle
 from services.governance.clients import AuditKeys, eraser, signer
 from services.governance.config import GovernanceConfig
@@ -20,6 +22,7 @@ from services.governance.erasure import subject_hash
 from services.governance.erasure_runner import SELF, ErasureLimits, ErasureRunner
 from services.governance.held_segment import ReportedHead
 from services.governance.policy import PolicyAuthority
+from services.governance.retention import Retention
 from services.governance.service import GovernanceServicer, rpc_service
 from services.governance.store import ErasureStore, PolicyStore, TrailStore
 from services.governance.trail import AuditTrail
@@ -27,6 +30,7 @@ from services.governance.vault import SegmentVault
 
 POLICY_KEY = "signingKeys/governance-policy"
 RECEIPTS_KEY = "signingKeys/governance-receipts"
+ANCHORS_KEY = f"signingKeys/{ANCHOR_KEYS}"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -38,9 +42,16 @@ async def serve(config: GovernanceConfig) -> int:
     sql_key = await runtime.data_key("sql")
     database = await asyncio.to_thread(open_database, runtime.sql_path(), sql_key, MIGRATIONS)
     vault = SegmentVault(runtime.data_dir / "segments", await runtime.data_key("trail"))
-    trail = AuditTrail(TrailStore(database), vault, AuditKeys(secrets))
+    store, keys = TrailStore(database), AuditKeys(secrets)
+    anchors = AnchorBook(store, signer(secrets, ANCHORS_KEY), lambda: secrets.verification_keys(ANCHORS_KEY))
+    trail = AuditTrail(store, vault, keys, anchors)
     await trail.start()
     await _audit_into(runtime, trail)
+    actor = f"spiffe://{config.trust_domain}/service/{SELF}"
+    retention = Retention(
+        store, vault, keys, anchors, trail.unchanging, days=config.governance_retention_days, actor=actor
+    )
+    runtime.spawn(retention.run())
 
     async def apply(bundle: PolicyBundle) -> None:
         if bundle.version > runtime.authorizer.version:
@@ -100,7 +111,7 @@ def _erasures(runtime: Runtime, config: GovernanceConfig, store: ErasureStore, t
         pseudonym=pseudonym,
         erasers=erasers,
         trail=trail,
-        log_dir=config.log_dir,
+        log_paths=config.log_dir,
         sign=signer(runtime.secrets, RECEIPTS_KEY),
         limits=ErasureLimits(config.erasures_at_once, config.erasures_waiting),
     )

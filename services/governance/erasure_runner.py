@@ -28,7 +28,7 @@ from services.governance.changes import Changes
 from services.governance.erasure import ErasureRequest, State, StoreErasure
 from services.governance.policy import Sign
 from services.governance.store import ErasureStore
-from services.governance.subject_search import SearchResult, SubjectSearch, search_folder
+from services.governance.subject_search import SearchResult, SubjectSearch, search_paths
 from services.governance.trail import AuditTrail
 
 SELF = "governance"
@@ -68,7 +68,7 @@ class ErasureRunner:
         pseudonym: Callable[[str, str], Awaitable[str]],
         erasers: Mapping[str, Erase],
         trail: AuditTrail,
-        log_dir: Path | None,
+        log_paths: Sequence[Path],
         sign: Sign,
         limits: ErasureLimits,
     ) -> None:
@@ -79,7 +79,7 @@ class ErasureRunner:
             pseudonym: (domain, subject) to the subject's pseudonym.
             erasers: by service, in the order they are asked.
             trail: searched after the stores.
-            log_dir: likewise; None when there is none to search.
+            log_paths: folders and files of logs and traces, searched likewise.
             sign: by signingKeys/governance-receipts.
             limits: bounds.
         """
@@ -87,7 +87,7 @@ class ErasureRunner:
         self._pseudonym = pseudonym
         self._erasers = erasers
         self._trail = trail
-        self._log_dir = log_dir
+        self._log_paths = log_paths
         self._sign = sign
         self._limits = limits
         self._changes = Changes()
@@ -206,12 +206,11 @@ class ErasureRunner:
         return await self._guarded(SELF, "auditTrail", work)
 
     async def _search_logs(self, request: ErasureRequest, subject: str | None) -> Sequence[StoreErasure]:
-        folder = self._log_dir
-        if folder is None:
+        if not self._log_paths:
             return [StoreErasure(SELF, "logs", error="no log folder is configured; set HEDGEROW_LOG_DIR")]
 
         async def work() -> Sequence[StoreErasure]:
-            result = await asyncio.to_thread(search_folder, folder, _terms(request, subject))
+            result = await asyncio.to_thread(search_paths, self._log_paths, _terms(request, subject))
             return [_found("logs", result, subject)]
 
         return await self._guarded(SELF, "logs", work)

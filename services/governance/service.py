@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hedgerow import names
 from hedgerow.errors import InvalidArgumentError
 from hedgerow.governance.v1 import governance_pb2 as pb
-from libs.audit import StoredEvent
+from libs.audit import Anchor, AnchorKind, StoredEvent
 from libs.rpc import MIB, SUITE, Access, Audit, Call, Resource, Service
 from services.governance.bundle import PolicyBundle
 from services.governance.erasure import ErasureRequest, StoreErasure
@@ -24,11 +24,13 @@ AREA = "governance"
 POLICY_BUNDLE = Resource("PolicyBundle", "policyBundle")
 AUDIT_TRAIL = Resource("AuditTrail", "auditTrail")
 SEGMENT = "auditSegments/{segment}"
+AUDIT_ANCHOR = "auditAnchors/{audit_anchor}"
 ERASURE_REQUEST = "erasureRequests/{erasure_request}"
 SMALL_MESSAGE = 64 * 1024
 POLICY_MESSAGE = 2 * MIB
 VERIFY_MARGIN_SECONDS = 2.0
 
+_KINDS = {AnchorKind.LOST: pb.AuditAnchor.KIND_LOST, AnchorKind.EXPIRED: pb.AuditAnchor.KIND_EXPIRED}
 _STATES = {
     "RUNNING": pb.ErasureRequest.STATE_RUNNING,
     "SUCCEEDED": pb.ErasureRequest.STATE_SUCCEEDED,
@@ -113,13 +115,23 @@ class GovernanceServicer:
         wait = min(self._seal_wait_seconds, max(0.0, call.time_left() - VERIFY_MARGIN_SECONDS))
         late = await self._trail.gather(wait) if request.seal_first else []
         report = await self._trail.verify(late)
+        notes = await self._trail.anchor_notes()
         call.audit_detail.update(segments=report.segment_count, events=report.event_count, faults=len(report.faults))
         return pb.VerifyAuditTrailResponse(
             verified=report.verified,
             segment_count=report.segment_count,
             event_count=report.event_count,
             faults=[str(fault) for fault in report.faults],
+            anchors=[_anchor(item, notes.get(item.id, "")) for item in report.anchors],
         )
+
+    async def create_audit_anchor(self, request: pb.CreateAuditAnchorRequest, call: Call) -> pb.AuditAnchor:
+        """Accept events as lost."""
+        owner = (names.check_id(request.service, "service"), names.check_id(request.instance, "instance"))
+        actor = call.caller.principal
+        anchor = await self._trail.accept_loss(owner, request.sequence, actor=actor, reason=request.reason)
+        call.audit_detail.update(first_sequence=anchor.first, last_sequence=anchor.last)
+        return _anchor(anchor, (await self._trail.anchor_notes())[anchor.id])
 
     # ---- erasure
 
@@ -181,6 +193,7 @@ def rpc_service(servicer: GovernanceServicer) -> Service:
             "ExportAuditTrail": access(AUDIT_TRAIL, Audit.DURABLE),
             "ListAuditEvents": access(AUDIT_TRAIL, Audit.DURABLE),
             "VerifyAuditTrail": access(AUDIT_TRAIL, Audit.DURABLE),
+            "CreateAuditAnchor": access(AUDIT_TRAIL, Audit.DURABLE),
             "CreateErasureRequest": access(SUITE, Audit.DURABLE),
             "GetErasureRequest": erasure_access(Audit.BUFFERED),
             "ListErasureRequests": access(SUITE, Audit.BUFFERED),
@@ -219,6 +232,21 @@ def _event(stored: StoredEvent) -> pb.AuditEvent:
         detail=event.detail,
         last_request_id=event.last_request_id,
         request_ids_sha256=event.request_ids_sha256,
+    )
+
+
+def _anchor(anchor: Anchor, note: str) -> pb.AuditAnchor:
+    return pb.AuditAnchor(
+        name=names.build(AUDIT_ANCHOR, audit_anchor=anchor.id),
+        kind=_KINDS[anchor.kind],
+        service=anchor.service,
+        instance=anchor.instance,
+        first_sequence=anchor.first,
+        last_sequence=anchor.last,
+        actor=anchor.actor,
+        reason=anchor.reason,
+        create_time=_timestamp(anchor.time_ns),
+        statement=note,
     )
 
 
@@ -275,8 +303,9 @@ def _position(token: str) -> tuple[int, str] | None:
 
 
 def _whole(text: str) -> int:
-    if text.removeprefix("-").isdecimal() and len(text) < 20:
-        return int(text)
+    # Neither what int() refuses for its length, nor what is too large for the store.
+    if text.removeprefix("-").isdecimal() and len(text) <= 20 and abs(number := int(text)) < 2**63:
+        return number
     raise InvalidArgumentError(
         "page_token is not one that a listing returned", fields={"page_token": "use next_page_token unchanged"}
     )

@@ -1,4 +1,4 @@
-"""Tables of the governance service: policy bundles, the index of the audit trail, erasure requests.
+"""Tables of the governance service: policy bundles, the index of the audit trail and its anchors, erasure requests.
 
 The segments themselves are in the vault; the index can be made again from them.
 """
@@ -60,6 +60,12 @@ _heads = sa.Table(
     sa.Column("sequence", sa.BigInteger),
     sa.Column("chain_hash", sa.LargeBinary),
     sa.Column("report_ns", sa.BigInteger),
+)
+_anchors = sa.Table(
+    "audit_anchors",
+    _metadata,
+    sa.Column("id", sa.String(96), primary_key=True),
+    sa.Column("note", sa.Text),
 )
 _erasures = sa.Table(
     "erasure_requests",
@@ -168,6 +174,37 @@ class TrailStore:
         with self._database.session() as session:
             return list(session.execute(query).scalars())
 
+    def successor(self, owner: Owner, sequence: int) -> HeldSegment | None:
+        """Return the held segment of a chain that starts first behind ``sequence``."""
+        conditions = (*_of(_segments, owner), _segments.c.first_sequence > sequence)
+        return self._one_segment(*conditions, order=_segments.c.first_sequence)
+
+    def names_of(self, owner: Owner, limit: int) -> list[str]:
+        """Return ids of the oldest segments of a chain, in order."""
+        query = sa.select(_segments.c.name).where(*_of(_segments, owner)).order_by(_segments.c.name).limit(limit)
+        with self._database.session() as session:
+            return list(session.execute(query).scalars())
+
+    def remove_segment(self, name: str, owner: Owner, events: Iterable[tuple[int, AuditEvent]]) -> None:
+        """Remove a segment and its (sequence, event) pairs from the index."""
+        rows = [{"at": event.event_time_ns, "bytes": encode(event, sequence)} for sequence, event in events]
+        conditions = (_events.c.event_ns == sa.bindparam("at"), _events.c.record == sa.bindparam("bytes"))
+        with self._database.session() as session:
+            session.execute(_segments.delete().where(_segments.c.name == name))
+            session.execute(_events.delete().where(*_of(_events, owner), *conditions), rows)
+
+    def anchors(self) -> dict[str, str]:
+        """Return the signed notes of all anchors by id, in order."""
+        with self._database.session() as session:
+            rows = session.execute(sa.select(_anchors).order_by(_anchors.c.id)).all()
+        return {row.id: row.note for row in rows}
+
+    def save_anchor(self, anchor_id: str, note: str) -> None:
+        """Keep an anchor in place of one of the same id."""
+        with self._database.session() as session:
+            session.execute(_anchors.delete().where(_anchors.c.id == anchor_id))
+            session.execute(_anchors.insert().values(id=anchor_id, note=note))
+
     def ends(self) -> dict[Owner, int]:
         """Return the highest event held of each chain."""
         query = sa.select(_segments.c.service, _segments.c.instance, sa.func.max(_segments.c.last_sequence))
@@ -210,8 +247,9 @@ class TrailStore:
             rows = session.execute(query).all()
         return [(row.id, StoredEvent(row.service, row.instance, *decode(row.record))) for row in rows]
 
-    def _one_segment(self, *conditions: Any) -> HeldSegment | None:
-        query = sa.select(_segments).where(*conditions).order_by(_segments.c.first_sequence.desc()).limit(1)
+    def _one_segment(self, *conditions: Any, order: Any = None) -> HeldSegment | None:
+        order = _segments.c.first_sequence.desc() if order is None else order
+        query = sa.select(_segments).where(*conditions).order_by(order).limit(1)
         with self._database.session() as session:
             row = session.execute(query).one_or_none()
         if row is None:

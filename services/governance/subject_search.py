@@ -71,14 +71,16 @@ class SubjectSearch:
             window, start = window[context:] + chunk, limit - context
 
 
-def search_folder(folder: Path, search: SubjectSearch) -> SearchResult:
-    """Search every file in a folder of logs, rotated and compressed ones included; links are not followed.
+def search_paths(paths: Iterable[Path], search: SubjectSearch) -> SearchResult:
+    """Search files, and every file in folders, rotated and compressed ones included; links are not followed.
+
+    What does not exist holds nothing: a service has no traces before its first sampled call.
 
     Raises:
         OSError: a file cannot be read.
     """
     objects = hits = 0
-    for path in _files(folder):
+    for path in _files(paths):
         try:
             opener = gzip.open if path.suffix == ".gz" else open
             with opener(path, "rb") as stream:
@@ -89,10 +91,11 @@ def search_folder(folder: Path, search: SubjectSearch) -> SearchResult:
     return SearchResult(objects, hits)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            yield path
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for start in paths:
+        for path in sorted(start.rglob("*")) if start.is_dir() else [start]:
+            if path.is_file() and not path.is_symlink():
+                yield path
 
 
 def _alternatives(terms: Iterable[str]) -> Iterator[bytes]:

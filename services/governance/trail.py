@@ -7,21 +7,42 @@ it would keep the events behind it out as well.
 
 How ``seal_first`` is honoured: each writer reports its head every two seconds, and is told there to seal at once. A
 verification waits until every live writer has reported after it began, and governance holds everything up to that report.
+
+What is missing stays a fault of every verification until an operator accepts just those events as lost. Such an anchor
+takes nothing else out of sight: events that are held go on being verified, and its own place in every report is fixed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from hedgerow.errors import AlreadyExistsError, DataLossError, InvalidArgumentError, PermissionDeniedError
-from libs.audit import AuditBrokenError, AuditEvent, Fault, SealedSegment, StoredEvent, VerificationReport
+from hedgerow.errors import (
+    AlreadyExistsError,
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+)
+from libs.audit import (
+    Anchor,
+    AnchorKind,
+    AuditBrokenError,
+    AuditEvent,
+    Fault,
+    SealedSegment,
+    StoredEvent,
+    VerificationReport,
+)
+from libs.audit.anchor import MAX_REASON_CHARACTERS
 from libs.audit.segment import MAX_SEGMENT_BYTES, SegmentReader
 from libs.audit.verify import SegmentFaultError, TrailVerifier, VerifiedSegment, verify_segment
 from libs.telemetry import get_logger
+from services.governance.anchors import AnchorBook
 from services.governance.changes import Changes
 from services.governance.held_segment import HASH_BYTES, HeldSegment, Owner, ReportedHead
 from services.governance.store import TrailStore
@@ -36,6 +57,7 @@ log = get_logger()
 
 _PAGE = 100
 _SAVE_SECONDS = 30.0
+_LOOK_SECONDS = 1.0
 
 
 class Keys(Protocol):
@@ -53,17 +75,21 @@ class Keys(Protocol):
 class AuditTrail:
     """Everything governance knows of what happened. Belongs to one event loop."""
 
-    def __init__(self, store: TrailStore, vault: SegmentVault, keys: Keys) -> None:
+    def __init__(self, store: TrailStore, vault: SegmentVault, keys: Keys, anchors: AnchorBook) -> None:
         """Name the parts.
 
         Args:
             store: the index.
             vault: the segments.
             keys: of the services, to verify with.
+            anchors: what is gone and accepted.
         """
         self._store = store
         self._vault = vault
         self._keys = keys
+        self._anchors = anchors
+        self.unchanging = asyncio.Lock()
+        """Held while the trail is verified, and while retention removes segments from it."""
         self._changes = Changes()
         self._arrivals = asyncio.Lock()
         self._ends: dict[Owner, int] = {}
@@ -202,7 +228,8 @@ class AuditTrail:
                     changed = self._changes.next()
                     waiting -= {owner for owner in waiting if self._has_arrived(owner, began, targets)}
                     if waiting:
-                        await changed.wait()
+                        with contextlib.suppress(TimeoutError):  # silence makes no change: look again by the clock
+                            await asyncio.wait_for(changed.wait(), _LOOK_SECONDS)
         except TimeoutError:
             log.warning("seal_wait_ended", writers=len(waiting))
         finally:
@@ -214,6 +241,8 @@ class AuditTrail:
 
     def _has_arrived(self, owner: Owner, began: int, targets: dict[Owner, int]) -> bool:
         head = self._heads[owner]
+        if _is_silent(head):  # it ended meanwhile; what it made durable and did not ship is a fault of the verification
+            return True
         if owner not in targets and head.report_ns > began:
             targets[owner] = head.sequence
         return owner in targets and self._ends.get(owner, 0) >= targets[owner]
@@ -227,19 +256,76 @@ class AuditTrail:
             faults: found before, to be part of the report.
         """
         owners = set(self._ends) | set(self._heads)
-        services = {service for service, _ in owners}
-        verifier = TrailVerifier({service: await self._keys(service, fresh=True) for service in services})
-        async for name in self._names():
-            await asyncio.to_thread(self._verify_one, name, verifier)
-        now = time.time_ns()
+        keys = {service: await self._keys(service, fresh=True) for service in {service for service, _ in owners}}
+        async with self.unchanging:
+            anchors, false_anchors = await self._anchors.load()
+            verifier = TrailVerifier(keys, anchors)
+            async for name in self._names():
+                await asyncio.to_thread(self._verify_one, name, verifier)
         for owner, head in sorted(self._heads.items()):
             held = self._ends.get(owner, 0)
-            if held < head.sequence and now - head.report_ns > LIVE_SECONDS * 1e9:
+            if held < head.sequence and _is_silent(head) and not verifier.accepts_loss(owner, held + 1, head.sequence):
                 reason = f"events {held + 1} to {head.sequence} were durable but never arrived; their writer is silent"
                 verifier.add_fault(Fault("-".join(owner), held + 1, reason))
-        for fault in faults:
+        for fault in (*false_anchors, *faults):
             verifier.add_fault(fault)
         return verifier.report()
+
+    async def accept_loss(self, owner: Owner, sequence: int, *, actor: str, reason: str) -> Anchor:
+        """Accept as lost what is missing of a chain behind an event, and return the anchor; repeatable.
+
+        Args:
+            owner: the chain.
+            sequence: the last event before the missing ones; 0 for the start.
+            actor: the SPIFFE ID of the operator.
+            reason: in one line.
+
+        Raises:
+            InvalidArgumentError: the sequence or the reason is malformed.
+            FailedPreconditionError: nothing is missing there, or it may still arrive.
+            UnavailableError: the anchor cannot be signed.
+        """
+        if not 0 <= sequence < 2**62:
+            raise InvalidArgumentError("sequence is out of range", fields={"sequence": "expected 0 or more"})
+        if not reason.strip() or not reason.isprintable() or len(reason) > MAX_REASON_CHARACTERS:
+            what = f"expected one line of 1 to {MAX_REASON_CHARACTERS} characters"
+            raise InvalidArgumentError(f"reason is missing or malformed: {what}", fields={"reason": what})
+        async with self._arrivals:
+            anchors, _ = await self._anchors.load()
+            mine = [item for item in anchors if item.owner == owner]
+            last = await asyncio.to_thread(self._last_missing, owner, sequence, mine)
+            for item in mine:
+                if (item.kind, item.first) == (AnchorKind.LOST, sequence + 1) and item.last >= last:
+                    return item
+            anchor = Anchor(AnchorKind.LOST, *owner, sequence + 1, last, actor, time.time_ns(), reason)
+            await self._anchors.keep(anchor)
+        log.warning("audit_loss_accepted", chain="-".join(owner), first=anchor.first, last=anchor.last, actor=actor)
+        return anchor
+
+    async def anchor_notes(self) -> dict[str, str]:
+        """Return the signed notes of the anchors by their id."""
+        return await self._anchors.notes()
+
+    def _last_missing(self, owner: Owner, sequence: int, anchors: Sequence[Anchor]) -> int:
+        """Return the last of the events missing behind ``sequence``."""
+        chain = "-".join(owner)
+        before = self._store.predecessor(owner, sequence + 1)
+        expired = max((item.last for item in anchors if item.kind is AnchorKind.EXPIRED), default=0)
+        held = max(before.last_sequence if before else 0, expired)
+        if held != sequence:
+            what = f"what is held there ends with event {held}: that is the sequence to give, if events behind it miss"
+            raise FailedPreconditionError(f"{chain}: {what}", metadata={"sequence": str(held)})
+        after = self._store.successor(owner, sequence)
+        if after is not None:
+            if after.first_sequence > sequence + 1:
+                return after.first_sequence - 1
+            raise FailedPreconditionError(f"{chain}: no event is missing behind {sequence}")
+        head = self._heads.get(owner)
+        if head is None or head.sequence <= sequence:
+            raise FailedPreconditionError(f"{chain}: no event is missing behind {sequence}")
+        if not _is_silent(head):
+            raise FailedPreconditionError(f"{chain}: its writer is alive, and what is missing may still arrive")
+        return head.sequence
 
     def _verify_one(self, name: str, verifier: TrailVerifier) -> None:
         try:
@@ -254,7 +340,13 @@ class AuditTrail:
             DataLossError: a stored segment was changed.
         """
         async for name in self._names():
-            yield await asyncio.to_thread(self._vault.get, name)
+            try:
+                segment = await asyncio.to_thread(self._vault.get, name)
+            except DataLossError:
+                if await asyncio.to_thread(self._store.segment, name) is None:
+                    continue  # retention removed it meanwhile
+                raise
+            yield segment
 
     async def events(
         self, position: tuple[int, int] | None, limit: int, *, actor: str, action: str, decision: str
@@ -289,6 +381,10 @@ def _verified(segment: SealedSegment, keys: dict[str, Sequence[bytes]]) -> Verif
         return verify_segment(segment, keys)
     except SegmentFaultError as error:
         raise AuditBrokenError(segment.name, error.fault.sequence, error.fault.reason) from error
+
+
+def _is_silent(head: ReportedHead) -> bool:
+    return time.time_ns() - head.report_ns > LIVE_SECONDS * 1e9
 
 
 def _contradicts(before: ReportedHead, head: ReportedHead) -> bool:

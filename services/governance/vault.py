@@ -64,5 +64,17 @@ class SegmentVault:
         content, checkpoint = msgpack.unpackb(packed)
         return SealedSegment(name, content, checkpoint)
 
+    def arrival_ns(self, name: str) -> int:
+        """Return when a segment was put here, nanoseconds since 1970. Raises OSError."""
+        return self._path(name).stat().st_mtime_ns
+
+    def names(self, chain: str) -> list[str]:
+        """Return the ids of a chain's segments, in order."""
+        return sorted(path.stem for path in self._folder.glob(f"{chain}-*.sealed"))
+
+    def remove(self, name: str) -> None:
+        """Remove a segment. Raises OSError."""
+        self._path(name).unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.sealed"

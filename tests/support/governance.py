@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import services.governance
 from hedgerow.errors import HedgerowError
 from libs.sql import Database, open_database
+from services.governance.anchors import AnchorBook
 from services.governance.erasure import ErasureRequest, StoreErasure, subject_hash
 from services.governance.erasure_runner import ErasureLimits, ErasureRunner
 from services.governance.store import ErasureStore, TrailStore
@@ -40,7 +41,17 @@ async def audit_keys(service: str, *, fresh: bool = False) -> Sequence[bytes]:
 
 def make_trail(opened: Database, directory: Path) -> AuditTrail:
     """A trail that is not started yet."""
-    return AuditTrail(TrailStore(opened), SegmentVault(directory / "segments", DATA_KEY), audit_keys)
+    store = TrailStore(opened)
+    return AuditTrail(store, SegmentVault(directory / "segments", DATA_KEY), audit_keys, anchor_book(store))
+
+
+def anchor_book(store: TrailStore) -> AnchorBook:
+    """Anchors signed with SIGNING_KEY."""
+
+    async def public_keys() -> dict[int, bytes]:
+        return {1: SIGNING_KEY.public_key().public_bytes_raw()}
+
+    return AnchorBook(store, sign, public_keys)
 
 
 async def pseudonym(domain: str, subject: str) -> str:
@@ -83,6 +94,6 @@ def make_runner(
         ErasureStore(opened),
         erasers={eraser.service: eraser for eraser in erasers},
         trail=trail,
-        log_dir=log_dir,
+        log_paths=() if log_dir is None else (log_dir,),
         **parts,  # type: ignore[arg-type]
     )

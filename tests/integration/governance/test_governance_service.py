@@ -22,6 +22,7 @@ from hedgerow.errors import (
 )
 from hedgerow.governance.v1 import governance_pb2 as pb
 from libs.audit import SealedSegment, verify_segments
+from libs.audit.anchor import open_anchor
 from services.governance.policy import PolicyAuthority
 from services.governance.service import GovernanceServicer, rpc_service
 from services.governance.store import PolicyStore
@@ -204,6 +205,41 @@ async def test_heads_are_taken_from_their_own_service_only(suite: Suite) -> None
     assert caught.value.reason == "AUDIT_BROKEN"
 
 
+async def test_an_operator_accepts_a_loss_and_every_verification_lists_it(suite: Suite) -> None:
+    first, _, third = trail(3, 3)
+    await put(suite, [first, third])
+    pia, operator = suite.user(PIA), suite.user(OPERATOR)
+    request = pb.CreateAuditAnchorRequest(service="ingestion", instance="0123456789ab", sequence=3, reason="ticket 7")
+    with pytest.raises(PermissionDeniedError):
+        await pia.call("CreateAuditAnchor", request)
+    assert not (await pia.call("VerifyAuditTrail", pb.VerifyAuditTrailRequest())).verified
+    anchor = await operator.call("CreateAuditAnchor", request)
+    assert anchor.name == "auditAnchors/ingestion-0123456789ab-0000000000000004-lost"
+    assert (anchor.kind, anchor.first_sequence, anchor.last_sequence) == (pb.AuditAnchor.KIND_LOST, 4, 6)
+    assert (anchor.actor, anchor.reason) == ("spiffe://hedgerow.local/user/operator", "ticket 7")
+    assert open_anchor(anchor.statement, [SIGNING_KEY.public_key().public_bytes_raw()]).first == 4
+    verified = await pia.call("VerifyAuditTrail", pb.VerifyAuditTrailRequest())
+    assert (verified.verified, verified.event_count, list(verified.anchors)) == (True, 6, [anchor])
+    (recorded,) = [item for item in suite.served.events if item.code == "OK" and "Anchor" in item.action]
+    assert dict(recorded.detail) == {"first_sequence": 4, "last_sequence": 6}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"service": "No!"}, "service"),
+        ({"instance": ""}, "instance"),
+        ({"sequence": -1}, "sequence"),
+        ({"reason": ""}, "reason"),
+    ],
+)
+async def test_a_malformed_anchor_is_refused(suite: Suite, changes: dict[str, Any], field: str) -> None:
+    fields = {"service": "ingestion", "instance": "0123456789ab", "sequence": 3, "reason": "x"} | changes
+    with pytest.raises(InvalidArgumentError) as caught:
+        await suite.user(OPERATOR).call("CreateAuditAnchor", pb.CreateAuditAnchorRequest(**fields))
+    assert list(caught.value.fields) == [field]
+
+
 # ---- erasure
 
 
@@ -289,6 +325,7 @@ REFUSED = {
     "ExportAuditTrail": pb.ExportAuditTrailRequest(),
     "ListAuditEvents": pb.ListAuditEventsRequest(),
     "VerifyAuditTrail": pb.VerifyAuditTrailRequest(),
+    "CreateAuditAnchor": pb.CreateAuditAnchorRequest(service="ingestion", instance="a", reason="x"),
     "CreateErasureRequest": pb.CreateErasureRequestRequest(domain="credit", subject="x", request_id=REQUEST_ID),
     "GetErasureRequest": pb.GetErasureRequestRequest(name="erasureRequests/a"),
     "ListErasureRequests": pb.ListErasureRequestsRequest(),

@@ -10,6 +10,7 @@ from hedgerow.errors import AlreadyExistsError, InvalidArgumentError, Permission
 from libs.audit import AuditBrokenError, AuditHead, AuditLimits, AuditWriter, SealedSegment
 from libs.audit.segment import empty_state
 from libs.sql import Database
+from services.governance import trail as trail_module
 from services.governance.held_segment import ReportedHead
 from services.governance.store import TrailStore
 from services.governance.subject_search import SearchResult, SubjectSearch
@@ -17,7 +18,7 @@ from services.governance.trail import AuditTrail
 from services.governance.vault import SegmentVault
 from tests.support.audit_sink import DATA_KEY, Sink
 from tests.support.audit_trail import PUBLIC_KEY, event, seal, trail
-from tests.support.governance import database, make_trail
+from tests.support.governance import anchor_book, database, make_trail
 
 OWNER = ("ingestion", "0123456789ab")
 
@@ -222,6 +223,16 @@ async def test_a_live_writer_that_does_not_seal_is_a_fault(audit: AuditTrail) ->
     assert "did not seal" in report.faults[0].reason
 
 
+async def test_a_writer_that_ends_meanwhile_is_not_waited_for(
+    audit: AuditTrail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trail_module, "LIVE_SECONDS", 0.05)
+    monkeypatch.setattr(trail_module, "_LOOK_SECONDS", 0.01)
+    await audit.report("ingestion", ReportedHead.now(OWNER, 5, bytes(32)))
+    assert await audit.gather(20) == []
+    assert [fault.sequence for fault in (await audit.verify()).faults] == [1]
+
+
 async def test_events_are_listed_newest_first_in_pages(audit: AuditTrail) -> None:
     await put(audit, seal([event(number) for number in range(5)])[0])
     await put(audit, seal([event(7, actor="mia", decision="deny"), event(6)], instance="ba9876543210")[0])
@@ -251,7 +262,8 @@ async def test_a_key_newer_than_the_ones_remembered_is_found(opened: Database, t
         asked.append(fresh)
         return [PUBLIC_KEY] if fresh else []
 
-    audit = AuditTrail(TrailStore(opened), SegmentVault(tmp_path / "segments", DATA_KEY), keys)
+    store = TrailStore(opened)
+    audit = AuditTrail(store, SegmentVault(tmp_path / "segments", DATA_KEY), keys, anchor_book(store))
     await audit.start()
     assert await put(audit, trail(1, 2)[0]) == 2
     assert asked == [False, True]

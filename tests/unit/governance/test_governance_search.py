@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.governance import subject_search
-from services.governance.subject_search import SearchResult, SubjectSearch, search_folder
+from services.governance.subject_search import SearchResult, SubjectSearch, search_paths
 
 
 def hits(term: str, text: str) -> int:
@@ -69,4 +69,15 @@ def test_rotated_and_compressed_logs_are_searched_and_links_are_not(tmp_path: Pa
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "b.log.gz").write_bytes(gzip.compress(b"client-7 client-7"))
     (tmp_path / "link").symlink_to(tmp_path / "a.log.1")
-    assert search_folder(tmp_path, SubjectSearch(["client-7"])) == SearchResult(objects=3, hits=3)
+    assert search_paths([tmp_path], SubjectSearch(["client-7"])) == SearchResult(objects=3, hits=3)
+
+
+def test_several_folders_and_files_are_searched_and_absent_ones_hold_nothing(tmp_path: Path) -> None:
+    logs, traces = tmp_path / "logs", tmp_path / "ingestion" / "traces.jsonl"
+    for folder in (logs, traces.parent):
+        folder.mkdir()
+    (logs / "a.log").write_text("client-7\n")
+    (traces.parent / "secret.bin").write_text("client-7\n")
+    traces.write_text('{"attributes":{"subject":"client-7"}}\n')
+    paths = [logs, traces, tmp_path / "features" / "traces.jsonl"]
+    assert search_paths(paths, SubjectSearch(["client-7"])) == SearchResult(objects=2, hits=2)
