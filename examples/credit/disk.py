@@ -8,6 +8,7 @@ from pathlib import Path
 CHUNK = 8 * 1024 * 1024
 # Pieces overlap by more than the longest identifier, so that nothing hides on an edge.
 OVERLAP = 256
+_SEALED = b"PARE"
 # Marks of formats that hold records in clear. An encrypted Parquet file starts with PARE instead of PAR1.
 _MAGIC = (b"PAR1", b"ARROW1\0\0", b"SQLite format 3\0")
 
@@ -17,13 +18,14 @@ class DiskSearch:
     """What a search found.
 
     Attributes:
-        files: files searched. bytes: bytes searched.
+        files: files searched. bytes: bytes searched. sealed: encrypted Parquet files among them.
         plaintext: files with records in clear: by format, or by an identifier in them.
         hits: files with one of the words looked for.
     """
 
     files: int
     bytes: int
+    sealed: int
     plaintext: Sequence[Path]
     hits: Sequence[Path]
 
@@ -34,12 +36,13 @@ def search(folder: Path, identifiers: re.Pattern[bytes], words: Sequence[bytes])
     identifiers: matches an identifier of any subject, at most OVERLAP bytes long. words: what must not be found anywhere.
     """
     wanted = re.compile(b"|".join(re.escape(word) for word in words)) if words else None
-    files, size, plaintext, hits = 0, 0, [], []
+    files, size, sealed, plaintext, hits = 0, 0, 0, [], []
     for path in _files(folder):
         files += 1
         in_clear, found = False, False
         for start, piece in _pieces(path):
             size += len(piece) - (0 if start else OVERLAP)
+            sealed += start and piece.startswith(_SEALED)
             in_clear |= start and _has_magic(piece)
             in_clear |= identifiers.search(piece) is not None
             found |= wanted is not None and wanted.search(piece) is not None
@@ -47,7 +50,7 @@ def search(folder: Path, identifiers: re.Pattern[bytes], words: Sequence[bytes])
             plaintext.append(path)
         if found:
             hits.append(path)
-    return DiskSearch(files, size, plaintext, hits)
+    return DiskSearch(files, size, sealed, plaintext, hits)
 
 
 def _has_magic(head: bytes) -> bool:

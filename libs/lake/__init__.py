@@ -13,6 +13,7 @@ from libs.lake.keyring import Keyring, Unwrap, Wrap
 from libs.lake.layout import ARROW_TYPES, TableLayout, arrow_schema
 from libs.lake.pseudonym import pseudonym, pseudonym_column
 from libs.lake.reader import SnapshotReader
+from libs.lake.search import rows_holding
 from libs.lake.table import Appended, ErasureCount, LakeTable, SearchCount, TableSnapshot
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "arrow_schema",
     "pseudonym",
     "pseudonym_column",
+    "rows_holding",
 ]

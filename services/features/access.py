@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from hedgerow.errors import InvalidArgumentError, NotFoundError
+from hedgerow.errors import InvalidArgumentError
 from libs.authz.resource import NO_ATTRIBUTES, SUITE, Resource, ResourceAttributes
 from libs.rpc.service import Access, Audit
 from services.features import messages
@@ -13,17 +13,20 @@ from services.features.definitions import Definitions
 from services.features.store import FeaturesStore
 
 ACCESS: Mapping[str, Access] = {
-    "CreateFeatureView": Access(lambda r: [Resource("FeatureView", f"featureViews/{r.feature_view_id}")]),
+    "CreateFeatureView": Access(lambda r: [Resource("FeatureView", f"featureViews/{r.feature_view_id}")], creates=True),
     "GetFeatureView": Access(lambda r: [Resource("FeatureView", r.name)], audit=Audit.BUFFERED),
     "ListFeatureViews": Access(lambda r: [SUITE], audit=Audit.BUFFERED),
-    "CreateFeatureService": Access(lambda r: [Resource("FeatureService", f"featureServices/{r.feature_service_id}")]),
+    "CreateFeatureService": Access(
+        lambda r: [Resource("FeatureService", f"featureServices/{r.feature_service_id}")], creates=True
+    ),
     "GetFeatureService": Access(lambda r: [Resource("FeatureService", r.name)], audit=Audit.BUFFERED),
     "ListFeatureServices": Access(lambda r: [SUITE], audit=Audit.BUFFERED),
     "CreateTrainingSet": Access(
         lambda r: [
             Resource("TrainingSet", f"trainingSets/{r.training_set_id}"),
             Resource("FeatureService", r.training_set.feature_service),
-        ]
+        ],
+        creates=True,
     ),
     "GetTrainingSet": Access(lambda r: [Resource("TrainingSet", r.name)], audit=Audit.BUFFERED),
     "WatchTrainingSet": Access(lambda r: [Resource("TrainingSet", r.name)], audit=Audit.NONE),
@@ -51,15 +54,20 @@ class Describer:
         }
 
     async def describe(self, resource: Resource) -> ResourceAttributes:
-        """Return what policies can ask of a resource; nothing of one that does not exist."""
+        """Return what policies can ask of a resource.
+
+        Raises:
+            NotFoundError: it does not exist.
+        """
         if resource.kind not in self._kinds:
             return NO_ATTRIBUTES
         id_of, attributes = self._kinds[resource.kind]
         try:
-            return await attributes(id_of(resource.name))
-        except (NotFoundError, InvalidArgumentError):
+            resource_id = id_of(resource.name)
+        except InvalidArgumentError:
             # The handler meets the same error and answers with it.
             return NO_ATTRIBUTES
+        return await attributes(resource_id)
 
     async def _view(self, view_id: str) -> ResourceAttributes:
         view, _ = await self._definitions.view(view_id)

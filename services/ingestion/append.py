@@ -9,8 +9,10 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from hedgerow.errors import InvalidArgumentError, ResourceExhaustedError
+from hedgerow.errors import CallCancelledError, InvalidArgumentError, ResourceExhaustedError
+from libs.lake import rows_holding
 from services.ingestion import records
 from services.ingestion.catalog import Catalog, OpenDataset
 from services.ingestion.dataset import Append, SealedRow
@@ -75,7 +77,11 @@ def check_request_id(value: str) -> str:
 
 
 class Appending:
-    """An append under way. Use it as a context manager, which frees its memory. Methods block; one thread at a time."""
+    """An append under way. Use it as a context manager, which frees its memory. Methods block; one thread at a time.
+
+    A call that is cancelled leaves the context while a worker thread is still inside a method; from then on that thread
+    takes no memory and commits nothing.
+    """
 
     def __init__(
         self, catalog: Catalog, target: OpenDataset, request_id: str, *, limits: AppendLimits, budget: ByteBudget
@@ -85,20 +91,28 @@ class Appending:
         self._request_id = request_id
         self._limits = limits
         self._budget = budget
+        self._lock = threading.Lock()
+        self._closed = False
         self._bytes = 0
         self._rows = 0
         self._kept: list[pa.Table] = []
         self._quarantined: list[SealedRow] = []
 
     def __enter__(self) -> Self:
+        self._target.gate.enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._kept.clear()
-        self._budget.give(self._bytes)
-        self._bytes = 0
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._target.gate.leave()
+            self._kept.clear()
+            self._budget.give(self._bytes)
+            self._bytes = 0
 
     def add(self, ipc: bytes) -> None:
         """Check one Arrow IPC stream and hold its rows.
@@ -106,6 +120,7 @@ class Appending:
         Raises:
             InvalidArgumentError: the stream or its columns do not fit, or too many rows break the contract.
             ResourceExhaustedError: the append is larger than allowed, or memory is short.
+            CallCancelledError: the context was left meanwhile.
         """
         limits, contract = self._limits, self._target.contract
         table, size = records.decode(ipc, contract, max_rows=limits.max_rows - self._rows)
@@ -114,8 +129,10 @@ class Appending:
                 f"the append holds more than {limits.max_bytes // MIB} MiB; send it as several appends",
                 reason="MESSAGE_TOO_LARGE",
             )
-        self._budget.take(size)
-        self._bytes += size
+        with self._lock:
+            self._check_open()
+            self._budget.take(size)
+            self._bytes += size
         checked = records.check(table, contract, pseudonym_key=self._target.pseudonym_key, first_row=self._rows)
         if len(self._quarantined) + len(checked.quarantined) > limits.max_quarantined_rows:
             first = checked.quarantined[0]
@@ -132,18 +149,42 @@ class Appending:
     def commit(self) -> Append:
         """Make all rows durable and visible at once, or none of them; a repeat returns the first result.
 
+        Rows of a subject who was erased since the append began are left out.
+
         Raises:
             UnavailableError: the storage or the secrets service failed. The append may be repeated.
             AbortedError: another process changed the dataset first. The append may be repeated.
+            CallCancelledError: the context was left before the commit began.
         """
         target, store = self._target, self._catalog.store
-        rows = pa.concat_tables([target.contract.schema().empty_table(), *self._kept])
-        with target.changing:
-            done = store.find_append(target.id, self._request_id)
-            if done is not None:
-                return done
-            store.begin_append(target.id, self._request_id, self._quarantined, now_us=self._catalog.now_us())
-            appended = target.table.append(rows, self._request_id)
-            return store.finish_append(
-                target.id, self._request_id, version=appended.version, row_count=appended.row_count
-            )
+        with self._lock:
+            self._check_open()
+            rows = pa.concat_tables([target.contract.schema().empty_table(), *self._kept])
+            # For itself, since a call that is cancelled leaves the context while this goes on.
+            target.gate.enter()
+        try:
+            with target.changing:
+                done = store.find_append(target.id, self._request_id)
+                if done is not None:
+                    return done
+                rows, quarantined = self._without_erased(rows)
+                store.begin_append(target.id, self._request_id, quarantined, now_us=self._catalog.now_us())
+                appended = target.table.append(rows, self._request_id)
+                return store.finish_append(
+                    target.id, self._request_id, version=appended.version, row_count=appended.row_count
+                )
+        finally:
+            target.gate.leave()
+
+    def _without_erased(self, rows: pa.Table) -> tuple[pa.Table, list[SealedRow]]:
+        """Return the rows and the quarantined ones without those of subjects who were erased meanwhile."""
+        target, quarantined = self._target, self._quarantined
+        for pseudonym in target.gate.erased():
+            rows = rows.filter(pc.invert(rows_holding(rows, pseudonym)))
+            quarantined = [row for row in quarantined if not target.quarantine.holds(self._request_id, row, pseudonym)]
+        return rows, quarantined
+
+    def _check_open(self) -> None:
+        """Raise when the context was left. Call it with the lock held."""
+        if self._closed:
+            raise CallCancelledError("the call was cancelled, so its work stopped")

@@ -12,6 +12,7 @@ from typing import Protocol
 from libs.lake import Keyring, LakeTable
 from services.ingestion.contract import Contract, validate
 from services.ingestion.dataset import Dataset, check_dataset_id
+from services.ingestion.erasure_gate import ErasureGate
 from services.ingestion.quarantine import Quarantine
 from services.ingestion.store import IngestionStore
 
@@ -44,6 +45,7 @@ class OpenDataset:
         quarantine: seals and searches the rows that broke the contract.
         pseudonym_key: of the contract's domain; empty when it has none.
         changing: held while an append is finished or a subject erased, for the two stores must agree.
+        gate: who was erased while an append is under way.
     """
 
     dataset: Dataset
@@ -51,6 +53,7 @@ class OpenDataset:
     quarantine: Quarantine
     pseudonym_key: bytes = field(repr=False)
     changing: threading.Lock = field(default_factory=threading.Lock)
+    gate: ErasureGate = field(default_factory=ErasureGate)
 
     @property
     def id(self) -> str:

@@ -68,17 +68,6 @@ class Column:
     description: str = ""
     purposes: tuple[str, ...] = ()
 
-    @property
-    def key_group(self) -> str:
-        """What the column's key is for: its tags, and its own purposes where it has some.
-
-        Columns that different purposes may read never share a key, so that a grant opens no more than was decided.
-        """
-        group = "-".join(sorted(self.tags)) or "plain"
-        if self.purposes:
-            group += "-" + _digest(",".join(sorted(self.purposes)), 8)
-        return group
-
 
 @dataclass(frozen=True)
 class Contract:
@@ -120,6 +109,17 @@ class Contract:
         places_rows = (*self.key_columns, self.event_time_column, self.known_time_column)
         return self.all_purposes if column.name in places_rows else frozenset(self.purposes)
 
+    def key_group(self, column: Column) -> str:
+        """Return what a column's key is for: its tags, and its purposes where they are not the contract's.
+
+        Columns that different purposes may read never share a key, so that a grant opens no more than was decided.
+        """
+        group = "-".join(sorted(column.tags)) or "plain"
+        purposes = self.purposes_of(column)
+        if purposes != frozenset(self.purposes):
+            group += "-" + _digest(",".join(sorted(purposes)), 8)
+        return group
+
     def columns_for(self, purpose: str, wanted: Sequence[str]) -> tuple[Column, ...]:
         """Return the columns that a reader gets: those wanted, or all that the purpose allows when none is named.
 
@@ -152,7 +152,7 @@ class Contract:
 
     def layout(self, dataset_id: str) -> TableLayout:
         """Return how the dataset's files are sealed: one key for the footer and one per key group."""
-        keys = {column.name: lake_key(dataset_id, column.key_group) for column in self.columns}
+        keys = {column.name: lake_key(dataset_id, self.key_group(column)) for column in self.columns}
         return TableLayout(self.schema(), lake_key(dataset_id, "footer"), keys)
 
     def to_json(self) -> str:
@@ -206,7 +206,7 @@ def validate(contract: Contract) -> None:
 def _check_columns(contract: Contract, faults: dict[str, str]) -> None:
     if not 1 <= len(contract.columns) <= MAX_COLUMNS:
         faults["contract.columns"] = f"expected 1 to {MAX_COLUMNS} columns"
-    if len({column.key_group for column in contract.columns}) > MAX_KEY_GROUPS:
+    if len({contract.key_group(column) for column in contract.columns}) > MAX_KEY_GROUPS:
         faults["contract.columns"] = f"expected at most {MAX_KEY_GROUPS} different combinations of tags and purposes"
     seen: set[str] = set()
     for index, column in enumerate(contract.columns):

@@ -68,6 +68,7 @@ def erase_subject(catalog: Catalog, domain: str, pseudonym: str, receipt: str, s
             lake.error = quarantine.error = f"datasets/{dataset.id}: {error.message}"
             continue
         with opened.changing:
+            opened.gate.close_to(pseudonym)
             _guarded(lake, opened, partial(_erase_lake, lake, opened, pseudonym, receipt, stop))
             _guarded(quarantine, opened, partial(_erase_quarantine, quarantine, catalog, opened, pseudonym, stop))
     return [lake, quarantine]

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from hedgerow import names
-from hedgerow.errors import InvalidArgumentError, NotFoundError
+from hedgerow.errors import InvalidArgumentError
 from hedgerow.governance.v1 import governance_pb2
 from hedgerow.ingestion.v1 import ingestion_pb2 as pb
 from libs.authz import Resource, ResourceAttributes
@@ -28,6 +28,7 @@ from services.ingestion.workers import Stop, Workers
 DATASET = "datasets/{dataset}"
 ERASURE_REQUEST = "erasureRequests/{erasure_request}"
 MAX_ARROW_BYTES = 16 * MIB
+MAX_ENTRY_DIGITS = 18
 _TYPES = {
     pb.Column.TYPE_STRING: ColumnType.STRING,
     pb.Column.TYPE_INT64: ColumnType.INT64,
@@ -74,13 +75,17 @@ class IngestionService:
         """Return what policies can ask of a dataset: the purposes and tags of all its columns.
 
         A column may allow less than the dataset; OpenSnapshot holds each column to its own.
+
+        Raises:
+            NotFoundError: there is no such dataset.
         """
         if resource.kind != "Dataset":
             return NO_ATTRIBUTES
         try:
-            contract = await asyncio.to_thread(self._catalog.contract, _dataset_id(resource.name, "name"))
-        except (NotFoundError, InvalidArgumentError):
+            dataset_id = _dataset_id(resource.name, "name")
+        except InvalidArgumentError:
             return NO_ATTRIBUTES  # the handler says so, to whoever policy lets through
+        contract = await asyncio.to_thread(self._catalog.contract, dataset_id)
         return ResourceAttributes(contract.all_purposes, contract.tags, "ingestion")
 
     async def create_dataset(self, request: pb.CreateDatasetRequest, call: Call) -> pb.Dataset:
@@ -205,7 +210,7 @@ def rpc_service(servicer: IngestionService) -> Service:
         area="ingestion",
         describe=servicer.describe,
         access={
-            "CreateDataset": Access(lambda r: [Resource("Dataset", f"datasets/{r.dataset_id}")]),
+            "CreateDataset": Access(lambda r: [Resource("Dataset", f"datasets/{r.dataset_id}")], creates=True),
             "GetDataset": Access(lambda r: [Resource("Dataset", r.name)], Audit.BUFFERED),
             "ListDatasets": Access(lambda r: [SUITE], Audit.BUFFERED),
             "AppendRecords": Access(
@@ -235,7 +240,7 @@ def _check_same(first: pb.AppendRecordsRequest, request: pb.AppendRecordsRequest
 
 def _entry_before(page_token: str) -> int | None:
     key = names.decode_page_token(page_token)
-    if key is not None and not key.isdecimal():
+    if key is not None and not (key.isdecimal() and len(key) <= MAX_ENTRY_DIGITS):
         raise InvalidArgumentError(
             "page_token is not one that a listing returned", fields={"page_token": "use next_page_token unchanged"}
         )

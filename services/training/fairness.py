@@ -108,16 +108,23 @@ def compare_groups(
 
 
 def _difference(groups: Sequence[Group], seed: int) -> tuple[float, float, float]:
-    """Return the greatest difference of either rate, with its 95 % interval from resampled rates."""
+    """Return the greatest difference of either rate, with its 95 % interval from resampled rates.
+
+    The greatest of resampled differences is no interval: noise alone makes it large. So what is resampled is how far any
+    difference lies from its own value; the greatest difference moves by at most that. Rates are drawn with one more case
+    of each outcome, so that a rate of 0 or 1 is not taken for certain.
+    """
     if len(groups) < 2:
         return float("nan"), float("nan"), float("nan")
     rng = np.random.default_rng(abs(seed))
     point = 0.0
-    resampled = np.zeros(RESAMPLES)
+    moved = np.zeros(RESAMPLES)
     for rates in ([g.true_positive_rate for g in groups], [g.false_positive_rate for g in groups]):
         values = np.array([rate.value for rate in rates])
         cases = np.array([rate.cases for rate in rates])
-        drawn = rng.binomial(cases, values, size=(RESAMPLES, len(rates))) / cases
+        likely = (values * cases + 1.0) / (cases + 2.0)
+        drawn = rng.binomial(cases, likely, size=(RESAMPLES, len(rates))) / cases
         point = max(point, float(np.ptp(values)))
-        resampled = np.maximum(resampled, np.ptp(drawn, axis=1))
-    return point, float(np.quantile(resampled, 0.025)), float(np.quantile(resampled, 0.975))
+        moved = np.maximum(moved, np.ptp(drawn - likely, axis=1))
+    reach = float(np.quantile(moved, 0.95))
+    return point, max(0.0, point - reach), min(1.0, point + reach)

@@ -64,11 +64,16 @@ def roc_curve(labels: Labels, scores: FloatArray, points: int = 101) -> list[tup
 
 
 def reliability(labels: Labels, probabilities: FloatArray, bins: int = CALIBRATION_BINS) -> list[ReliabilityBin]:
-    """Return at most ``bins`` bins of equal mass, by rising probability; a tie may be split between two."""
+    """Return at most ``bins`` bins of equal mass, by rising probability.
+
+    A tie may be split between two bins. Each of its rows then counts with the positive share of the whole tie: which of
+    them falls into which bin is chance, and must say nothing about calibration.
+    """
     order = np.argsort(probabilities, kind="stable")
     parts = np.array_split(order, min(bins, len(order)))
-    labels = np.asarray(labels, dtype=np.float64)
-    return [ReliabilityBin(len(p), float(probabilities[p].mean()), float(labels[p].mean())) for p in parts]
+    _, tie, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
+    share = (np.bincount(tie, weights=np.asarray(labels, dtype=np.float64)) / counts)[tie]
+    return [ReliabilityBin(len(p), float(probabilities[p].mean()), float(share[p].mean())) for p in parts]
 
 
 def expected_calibration_error(labels: Labels, probabilities: FloatArray, bins: int = CALIBRATION_BINS) -> float:

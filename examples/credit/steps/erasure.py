@@ -52,6 +52,8 @@ async def erase(run: Run, training_rows: pa.Table) -> ErasureFacts:
     code, reason = await _open_old_version(run, request.name)
     run.say(f"the version before answers {code} {reason}")
     found = await asyncio.to_thread(disk.search, run.data_dir, IDENTIFIERS, subject.words)
+    if not found.sealed:
+        raise DemoError(f"the search of {run.data_dir} met no sealed file of the lake, so it proves nothing")
     run.say(
         f"{found.files:,} files searched byte by byte: {len(found.hits)} with the client, "
         f"{len(found.plaintext)} readable without a key"

@@ -2,15 +2,16 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from examples.credit.report.model import Gate, GroupRates, ModelFacts, Rate, ReliabilityBin
 from examples.credit.run import CREDIT_RISK, DemoError, Run
 from examples.credit.steps.train import Trained
-from hedgerow.errors import FailedPreconditionError
+from hedgerow.errors import FailedPreconditionError, NotFoundError
 from hedgerow.models.v1 import models_pb2 as pb
+from hedgerow.sdk.training import Models
 
 ALIAS = "champion"
 _OUTCOMES = {
@@ -34,7 +35,14 @@ async def promote(run: Run, good: Trained, worse: Trained) -> Promoted:
     if not champion.promoted:
         raise DemoError(f"{champion.version} was refused: {champion.refusal}")
     challenger = await _promote(run, worse)
+    check_bounds(champion.gates, challenger.gates)
     return Promoted(champion, challenger)
+
+
+def check_bounds(left: Sequence[Gate], right: Sequence[Gate]) -> None:
+    """Both versions must have been held to the same bounds, or the refusal of one proves nothing."""
+    if {gate.name: gate.bound for gate in left} != {gate.name: gate.bound for gate in right}:
+        raise DemoError("the two versions were not held to the same bounds")
 
 
 async def _promote(run: Run, trained: Trained) -> ModelFacts:
@@ -49,9 +57,20 @@ async def _promote(run: Run, trained: Trained) -> ModelFacts:
         await models.promote(version.name, ALIAS)
         run.say(f"{short(version.name)} is now {ALIAS}")
     except FailedPreconditionError as error:
+        if error.reason != "GATE_NOT_PASSED":
+            raise
         refusal = error.message
         run.say(f"{short(version.name)} is refused: {error.message}")
-    return _facts(trained, version, refusal)
+    return _facts(trained, version, refusal, promoted=await _holds_alias(models, version.name))
+
+
+async def _holds_alias(models: Models, version: str) -> bool:
+    """Returns whether the alias names the version, whatever the answer to the promotion was."""
+    try:
+        found = await models.get_model_version(f"{version.rpartition('/')[0]}/{ALIAS}")
+    except NotFoundError:
+        return False
+    return found.name == version
 
 
 def short(version: str) -> str:
@@ -60,7 +79,7 @@ def short(version: str) -> str:
     return f"{model}/{number}"
 
 
-def _facts(trained: Trained, version: pb.ModelVersion, refusal: str) -> ModelFacts:
+def _facts(trained: Trained, version: pb.ModelVersion, refusal: str, *, promoted: bool) -> ModelFacts:
     evaluation = json.loads(version.evaluation_json)
     return ModelFacts(
         version=short(version.name),
@@ -71,7 +90,7 @@ def _facts(trained: Trained, version: pb.ModelVersion, refusal: str) -> ModelFac
             Gate(each.name, _OUTCOMES[each.outcome], each.value, each.bound, each.unit, each.detail)
             for each in version.gates
         ],
-        promoted=not refusal,
+        promoted=promoted,
         refusal=refusal,
         seconds=trained.seconds,
         card=version.card,

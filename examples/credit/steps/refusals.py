@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -14,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from examples.credit.report.model import Refusal
 from examples.credit.run import CREDIT_RISK, MARKETING, DemoError, Run
-from hedgerow.channel import pinned_channel
+from hedgerow.channel import pinned_channel, secure_channel
 from hedgerow.client import ServiceClient
 from hedgerow.errors import HedgerowError
 from hedgerow.identity import Identity, IdentityFolder
@@ -27,6 +28,7 @@ _CALL_SECONDS = 5.0
 # connection itself.
 _AWAY = "connection refused"
 _CLOSED = "closed in the TLS handshake"
+_INGESTION = "ingestion.hedgerow.local"
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,10 @@ async def _make(attempt: Attempt) -> Refusal:
 
 
 class _BareChannel:
-    """A channel that checks the server and presents no certificate."""
+    """A channel as a client needs it: nothing but `method`."""
 
-    def __init__(self, target: str, server_name: str, roots_pem: bytes) -> None:
-        self.channel = pinned_channel(target, server_name, roots_pem)
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
 
     def method(self, kind: str, path: str, serializer: Any, deserializer: Any) -> Any:
         make = getattr(self.channel, kind)
@@ -116,17 +118,20 @@ class _BareChannel:
 
 
 async def _without_certificate(run: Run) -> Refusal:
-    identity = _identity(run)
-    bare = _BareChannel(run.context.addresses["ingestion"], "ingestion.hedgerow.local", identity.roots_pem)
-    descriptor = ingestion_pb2.DESCRIPTOR.services_by_name["IngestionService"]
-    # A client needs nothing of a channel but `method`.
-    client = ServiceClient(bare, descriptor)  # type: ignore[arg-type]
-    try:
+    identity, target = _identity(run), run.context.addresses["ingestion"]
+    # The same channel with a certificate is answered, so what is missed below is the certificate.
+    async with secure_channel(target, _INGESTION, identity) as channel:
+        await _listing(_over(channel))()
+    async with pinned_channel(target, _INGESTION, identity.roots_pem) as channel:
         return await _make(
-            Attempt("identity", "a caller without a certificate", "list the datasets", _listing(Ingestion(client, "")))
+            Attempt("identity", "a caller without a certificate", "list the datasets", _listing(_over(channel)))
         )
-    finally:
-        await bare.channel.close()
+
+
+def _over(channel: grpc.aio.Channel) -> Ingestion:
+    descriptor = ingestion_pb2.DESCRIPTOR.services_by_name["IngestionService"]
+    client = ServiceClient(_BareChannel(channel), descriptor)  # type: ignore[arg-type]
+    return Ingestion(client, "")
 
 
 async def _with_foreign_certificate(run: Run) -> Refusal:

@@ -56,6 +56,7 @@ async def _train(run: Run, spec: pb.TrainingSpec, what: str) -> Trained:
         done = await training.wait_for_training_run(created.name, progress=progress)
     seconds = (done.end_time.ToNanoseconds() - done.create_time.ToNanoseconds()) / 1e9
     best = max(epoch.validation_auc for epoch in done.epochs)
-    run.say(f"{what}: {len(done.epochs)} epochs, best validation AUC {best:.4f}, {done.model_version}, {seconds:.0f} s")
+    number = f"{len(done.epochs)} epoch{'' if len(done.epochs) == 1 else 's'}"
+    run.say(f"{what}: {number}, best validation AUC {best:.4f}, {done.model_version}, {seconds:.0f} s")
     epochs = [Epoch(each.epoch, each.train_loss, each.validation_loss, each.validation_auc) for each in done.epochs]
     return Trained(done.name, done.model_version, spec.world_size, epochs, seconds)

@@ -109,15 +109,26 @@ class LmdbOnlineStore:
         finally:
             fresh.close()
         partial.rename(self._path(number))
-        _sync_folder(self._folder)
-        opened = self._open(self._path(number))
+        try:
+            _sync_folder(self._folder)
+            opened = self._open(self._path(number))
+        except BaseException:
+            # The former generation goes on; the next start must not take the newer one for it.
+            shutil.rmtree(self._path(number), ignore_errors=True)
+            raise
         with self._swap_lock:
             old, self._environment = self._environment, opened
             old.close()
-        shutil.rmtree(self._path(self._number))
-        _sync_folder(self._folder)
         self._number = number
+        self._remove_former()
         return removed
+
+    def _remove_former(self) -> None:
+        """Remove every generation but the present one: an erasure before may have failed to."""
+        for path in self._folder.glob(f"{_PREFIX}*"):
+            if path != self._path(self._number):
+                shutil.rmtree(path)
+        _sync_folder(self._folder)
 
     def _copy(self, fresh: lmdb.Environment, without: frozenset[bytes]) -> int:
         """Copy all values but those under the keys, in key order, in transactions of bounded size."""

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from hedgerow import names
 from hedgerow.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -225,9 +226,20 @@ async def test_an_append_that_breaks_off_leaves_nothing(ingestion: Ingestion) ->
         ("ListQuarantinedRecords", pb.ListQuarantinedRecordsRequest(dataset="datasets/none"), NotFoundError, None),
         (
             "ListQuarantinedRecords",
-            pb.ListQuarantinedRecordsRequest(dataset="datasets/none", page_token="YWJj"),
+            pb.ListQuarantinedRecordsRequest(dataset="datasets/clients", page_token="YWJj"),
             InvalidArgumentError,
             "page_token",
+        ),
+        *(
+            (
+                "ListQuarantinedRecords",
+                pb.ListQuarantinedRecordsRequest(
+                    dataset="datasets/clients", page_token=names.encode_page_token("9" * digits)
+                ),
+                InvalidArgumentError,
+                "page_token",
+            )
+            for digits in (19, 5000)
         ),
         ("OpenSnapshot", pb.OpenSnapshotRequest(dataset="datasets/none"), NotFoundError, None),
     ],
@@ -235,6 +247,7 @@ async def test_an_append_that_breaks_off_leaves_nothing(ingestion: Ingestion) ->
 async def test_bad_requests_get_their_code_and_field(
     ingestion: Ingestion, method: str, request_message: Any, kind: type[HedgerowError], field: str | None
 ) -> None:
+    await ingestion.create()
     with pytest.raises(kind) as caught:
         await ingestion.user("ana").call(method, request_message, purpose="credit_risk")
     if field:

@@ -19,6 +19,13 @@ def test_random_bytes_are_neither_readable_nor_hits(tmp_path: Path) -> None:
     (tmp_path / "a" / "sealed").write_bytes(b"\x01" + os.urandom(100_000))
     found = disk.search(tmp_path, IDENTIFIERS, [b"CARD-01-00020001"])
     assert (found.files, found.bytes, found.plaintext, found.hits) == (1, 100_001, [], [])
+    assert found.sealed == 0
+
+
+def test_sealed_files_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(b"PARE" + os.urandom(100))
+    found = disk.search(tmp_path, IDENTIFIERS, [])
+    assert (found.sealed, found.plaintext) == (1, [])
 
 
 @pytest.mark.parametrize("form", ["parquet", "stream", "file", "sqlite"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,3 +135,47 @@ def test_a_crash_during_an_erasure_is_cleaned_up(
     assert len(list(folder.iterdir())) == 1
     assert again.erase(["behaviour"], "a").remaining == 0
     again.close()
+
+
+def test_an_erasure_that_cannot_open_its_copy_loses_no_later_write(
+    store: LmdbOnlineStore, reopen: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy had its name already, so the next start would have taken it for the newest state."""
+    store.write(VIEW, ["a", "b"], values([1.0, 2.0], [3.0, 4.0]), 500)
+    opening = lmdb.open
+
+    def only_partial(path: str, **options: object) -> lmdb.Environment:
+        if not path.endswith(".partial"):
+            raise lmdb.MemoryError("no room for the map")
+        return opening(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lmdb, "open", only_partial)
+        with pytest.raises(lmdb.MemoryError):
+            store.erase(["behaviour"], "b")
+    store.write(VIEW, ["a"], values([5.0, 6.0], event_us=200), 600)
+    store.close()
+    again = reopen()
+    assert again.read(VIEW, ["a"]).values.tolist() == [[5.0, 6.0]]
+    assert again.erase(["behaviour"], "b").remaining == 0
+    again.close()
+
+
+def test_an_erasure_that_cannot_remove_the_former_generation_can_be_repeated(
+    store: LmdbOnlineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(VIEW, ["a", "b"], values([1.0, 2.0], [3.0, 4.0]), 500)
+    remove = shutil.rmtree
+
+    def refuse(path: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError
+        remove(path, ignore_errors=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(PermissionError):
+            store.erase(["behaviour"], "b")
+    assert store.erase(["behaviour"], "b").remaining == 0
+    assert len(list((tmp_path / "online").iterdir())) == 1
+    assert store.read(VIEW, ["a"]).values.tolist() == [[1.0, 2.0]]

@@ -5,18 +5,21 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from hedgerow.errors import (
     AlreadyExistsError,
+    CallCancelledError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
 )
 from libs.lake import LakeTable
+from services.ingestion import records
 from services.ingestion.append import Appending, AppendLimits, ByteBudget, check_request_id
 from services.ingestion.catalog import Catalog
 from services.ingestion.dataset import Append
@@ -174,6 +177,38 @@ def test_limits_hold_and_memory_is_given_back(service: Service) -> None:
             second.add(one)
         assert (caught.value.reason, caught.value.retry_after) == ("OVERLOADED", 1.0)
     budget.take(3000)
+
+
+def test_a_call_cancelled_while_a_thread_decodes_gives_all_memory_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The context is left on the event loop while the thread goes on; what it takes after that nobody would give back."""
+    budget = ByteBudget(1 << 20)
+    opened = service.catalog.open("clients")
+    decode = records.decode
+
+    def cancelled_meanwhile(*args: Any, **options: Any) -> Any:
+        decoded = decode(*args, **options)
+        appending.__exit__(None, None, None)
+        return decoded
+
+    monkeypatch.setattr(records, "decode", cancelled_meanwhile)
+    with (
+        Appending(service.catalog, opened, FIRST, limits=AppendLimits(), budget=budget) as appending,
+        pytest.raises(CallCancelledError),
+    ):
+        appending.add(ipc(table_of("a")))
+    budget.take(1 << 20)
+
+
+def test_a_commit_after_the_call_was_cancelled_makes_nothing_of_the_request_id(service: Service) -> None:
+    """Its rows are gone from memory; an empty append under the request id would answer every retry."""
+    opened = service.catalog.open("clients")
+    with Appending(service.catalog, opened, FIRST, limits=AppendLimits(), budget=ByteBudget(1 << 20)) as appending:
+        appending.add(ipc(table_of("a")))
+    with pytest.raises(CallCancelledError):
+        appending.commit()
+    assert service.append(FIRST, table_of("a")) == Append(1, 1, 0)
 
 
 def test_too_many_bad_rows_refuse_the_append(service: Service) -> None:

@@ -69,11 +69,19 @@ def test_all_faults_come_at_once() -> None:
 
 def test_columns_of_other_tags_or_purposes_never_share_a_key() -> None:
     keys = CONTRACT.layout("clients").column_keys
-    assert keys["client_id"] == "keys/ingestion-lake-clients-pii"
+    assert keys["client_id"].startswith("keys/ingestion-lake-clients-pii-")  # it serves the purpose of sex as well
     assert keys["city"] == keys["ratio"] == "keys/ingestion-lake-clients-plain"
     assert keys["limit"] == "keys/ingestion-lake-clients-sensitive"
     assert keys["sex"].startswith("keys/ingestion-lake-clients-sensitive-")
     assert CONTRACT.layout("clients").footer_key not in keys.values()
+
+
+@pytest.mark.parametrize("purpose", ["credit_risk", "fairness_audit"])
+def test_the_keys_of_a_purpose_open_no_column_that_it_may_not_read(purpose: str) -> None:
+    layout = CONTRACT.layout("clients")
+    granted = layout.keys_for(names(purpose))
+    opened = [column for column, key in layout.column_keys.items() if key in granted]
+    assert opened == names(purpose)
 
 
 def test_key_names_fit_and_differ_for_long_dataset_ids() -> None:

@@ -94,6 +94,23 @@ def keys_of(catalog: Catalog) -> Keys:
     return catalog._keys  # type: ignore[return-value]
 
 
+def test_an_append_under_way_does_not_bring_the_subject_back(catalog: Catalog) -> None:
+    """Its rows were sent before the erasure and are committed after it, those for quarantine among them."""
+    opened = catalog.open("clients")
+    request_id, limits = str(uuid.uuid4()), AppendLimits()
+    rows = table_of("anna", "bert", "anna", "bert", limit=pa.array([1, 1, -1, -1], pa.int64()))
+    with Appending(catalog, opened, request_id, limits=limits, budget=ByteBudget(1 << 30)) as appending:
+        appending.add(ipc(rows))
+        erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)
+        done = appending.commit()
+    assert (done.row_count, done.quarantined_row_count) == (1, 1)
+    again = erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)
+    assert [(store.rows_erased, store.remaining_hits) for store in again] == [(0, 0), (0, 0)]
+    # What is sent after the erasure is new data.
+    append(catalog, "clients", table_of("anna"))
+    assert erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)[0].rows_erased == 1
+
+
 def test_a_subject_that_is_not_there(catalog: Catalog) -> None:
     append(catalog, "clients", table_of("bert"))
     lake, quarantine = erase_subject(catalog, "credit", subject("nobody"), RECEIPT, go_on)

@@ -137,6 +137,30 @@ def test_wilson_known_value() -> None:
     assert (rate.low, rate.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
 
 
+def test_the_interval_of_a_difference_holds_the_truth() -> None:
+    """In 19 of 20 samples or more, also where all groups are alike and noise alone makes a difference."""
+    rng = np.random.default_rng(0)
+    for rates in ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.7]):
+        held = 0
+        for sample in range(100):
+            codes = rng.integers(0, 4, 3000)
+            labels = (rng.random(3000) < 0.3).astype(np.float32)
+            chance = np.where(labels == 1, np.array(rates)[codes], 0.1)
+            found = compare_groups(
+                labels, rng.random(3000) < chance, codes, ("a", "b", "c", "d"), min_evidence=5, seed=sample
+            )
+            assert found.low <= found.difference <= found.high
+            held += found.low <= max(rates) - min(rates) <= found.high
+        assert held >= 93
+
+
+def test_rates_of_nought_are_not_certain() -> None:
+    labels, codes = np.tile([0.0, 1.0], 40).astype(np.float32), np.repeat([0, 1], 40)
+    found = compare_groups(labels, np.zeros(80, bool), codes, ("a", "b"), min_evidence=5, seed=1)
+    assert found.difference == 0
+    assert found.high > 0.05
+
+
 def test_the_attack_stays_within_bounds_and_finds_the_worst_corner_of_a_linear_model() -> None:
     rng = np.random.default_rng(3)
     features = rng.normal(size=(40, 3)) * 10
@@ -144,9 +168,39 @@ def test_the_attack_stays_within_bounds_and_finds_the_worst_corner_of_a_linear_m
     labels = np.tile([0.0, 1.0], 20).astype(np.float32)
     weights = np.array([2.0, -1.0, 5.0])
     fractions = np.array([0.1, 0.3, 0.0])
-    attacked = attack(features, labels, fractions, lambda x: np.broadcast_to(weights, x.shape))
+    attacked = attack(
+        features,
+        labels,
+        fractions,
+        lambda x: np.nan_to_num(x) @ weights,
+        lambda x: np.broadcast_to(weights, x.shape),
+    )
     direction = np.where(labels == 1, -1.0, 1.0)[:, None]
     worst = features + direction * np.sign(weights) * np.abs(features) * fractions
     assert np.allclose(attacked, worst, equal_nan=True)
     assert np.isnan(attacked[0, 1])
     assert np.array_equal(attacked[:, 2], features[:, 2])
+
+
+def test_the_attack_keeps_the_worst_point_on_its_way() -> None:
+    """Steps of a quarter of the bound jump to and fro over a peak at 0.3 of it; the last one is not the best."""
+    features = np.array([[10.0], [-20.0]])
+    peak = features + 0.03 * np.abs(features)
+    attacked = attack(
+        features,
+        np.zeros(2, np.float32),
+        np.array([0.1]),
+        lambda x: -np.abs(x - peak)[:, 0],
+        lambda x: np.sign(peak - x),
+    )
+    assert np.allclose(attacked, features + 0.025 * np.abs(features))
+
+
+def test_the_attack_never_helps() -> None:
+    """A gradient that points the wrong way leaves every row where it was."""
+    features, weights = np.array([[1.0, 2.0], [3.0, -4.0]]), np.array([1.0, -1.0])
+    labels = np.array([0.0, 1.0], np.float32)
+    attacked = attack(
+        features, labels, np.full(2, 0.1), lambda x: x @ weights, lambda x: np.broadcast_to(-weights, x.shape)
+    )
+    assert np.array_equal(attacked, features)

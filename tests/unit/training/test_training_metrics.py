@@ -51,14 +51,17 @@ def test_the_area_under_the_roc_curve_is_the_auc(case: tuple[np.ndarray, np.ndar
 @given(predictions(), st.integers(1, 20))
 def test_calibration_error_by_a_plain_loop(case: tuple[np.ndarray, np.ndarray], bins: int) -> None:
     labels, scores = case
-    ordered = sorted(range(len(scores)), key=lambda i: (scores[i], i))
+    ordered = sorted(range(len(scores)), key=lambda i: scores[i])
+    # A row counts with the positive share of all rows of its score.
+    alike = {score: [float(labels[i]) for i in ordered if scores[i] == score] for score in set(scores.tolist())}
+    share = {score: sum(found) / len(found) for score, found in alike.items()}
     count = min(bins, len(ordered))
     sizes = [len(ordered) // count + (1 if b < len(ordered) % count else 0) for b in range(count)]
     expected, start = 0.0, 0
     for size in sizes:
         part = ordered[start : start + size]
         start += size
-        expected += abs(sum(scores[i] for i in part) - sum(float(labels[i]) for i in part))
+        expected += abs(sum(scores[i] for i in part) - sum(share[scores[i]] for i in part))
     assert expected_calibration_error(labels, scores, bins) == pytest.approx(expected / len(ordered), abs=1e-12)
 
 
@@ -99,3 +102,11 @@ def test_calibration_never_turns_the_order_round() -> None:
 
 def test_sigmoid_does_not_overflow() -> None:
     assert sigmoid(np.array([-1e300, 0.0, 1e300])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_the_order_of_rows_with_one_probability_is_no_miscalibration() -> None:
+    """Rows with equal features come ordered by label, and data with few distinct rows has long ties."""
+    labels = np.repeat([0.0, 1.0], [78, 22])
+    probabilities = np.full(100, 0.22)
+    assert expected_calibration_error(labels, probabilities) == pytest.approx(0.0, abs=1e-12)
+    assert expected_calibration_error(labels, probabilities + 0.1) == pytest.approx(0.1)

@@ -134,8 +134,8 @@ def test_judge_returns_a_calibrated_model_that_agrees_with_itself() -> None:
     assert result["calibration"].mean() == pytest.approx(splits["calibration"].labels.mean(), abs=0.05)
     assert len(result["gate"]) == len(result["gate.attacked"]) == len(splits["gate"])
     positive = splits["gate"].labels == 1
-    assert (result["gate.attacked"] <= result["gate"] + 1e-9)[positive].mean() > 0.8
-    assert (result["gate.attacked"] >= result["gate"] - 1e-9)[~positive].mean() > 0.8
+    assert (result["gate.attacked"] <= result["gate"])[positive].all()
+    assert (result["gate.attacked"] >= result["gate"])[~positive].all()
     assert (result["latencies_ms"] > 0).all()
 
 

@@ -35,7 +35,7 @@ def test_a_good_specification_passes() -> None:
         ("learning_rate", [0.0, -1.0, float("nan"), float("inf"), 1001.0]),
         ("dropout", [-0.1, 1.0, float("nan")]),
         ("weight_decay", [-1.0, float("nan"), float("inf")]),
-        ("hidden_sizes", [(), (0,), (4097,), (8,) * 9]),
+        ("hidden_sizes", [(), (0,), (4097,), (8,) * 9, (4096, 4096)]),
         ("protected_feature_service", ["", "protected"]),
     ],
 )
