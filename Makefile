@@ -44,7 +44,7 @@ format: $(STUBS) ## Format the code and apply safe fixes.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-up: $(STUBS) ## Start the suite and print how to reach it.
+up: $(STUBS) ## Start the suite and print how to reach it (HEDGEROW_PORT_BASE=9100 moves its ports).
 	$(PY) -m suite up --detach
 
 down: $(STUBS) ## Stop the suite.

@@ -66,6 +66,9 @@ class ServiceClient:
             method.name: _codec(service, method) for method in service.methods
         }
 
+    def _failure(self, error: grpc.aio.AioRpcError) -> HedgerowError:
+        return from_rpc_error(error, self._service.full_name)
+
     async def call(
         self,
         method: str,
@@ -99,7 +102,7 @@ class ServiceClient:
                 bound = self._channel.method("unary_unary", path, serializer, deserializer)
                 return await bound(request, timeout=max(left, 0.001), metadata=entries)
             except grpc.aio.AioRpcError as error:
-                failure = from_rpc_error(error)
+                failure = self._failure(error)
                 pause = 0.1 * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
                 last = not safe or attempt + 1 == RETRY_ATTEMPTS or left <= pause
                 if last or not isinstance(failure, UnavailableError):
@@ -125,7 +128,7 @@ class ServiceClient:
             async for response in call:
                 yield response
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._failure(error) from None
         finally:
             call.cancel()
 
@@ -145,7 +148,7 @@ class ServiceClient:
         try:
             return await bound(requests, timeout=timeout, metadata=metadata(purpose, on_behalf_of, request_id))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise self._failure(error) from None
 
     async def watch(
         self, method: str, request: Any, *, timeout: float, done: Sequence[int] = (), **context: str
@@ -207,7 +210,7 @@ async def enrol(
         try:
             answer = await bound(request, timeout=timeout, metadata=metadata("", "", ""), wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise from_rpc_error(error, method.containing_service.full_name) from None
     return Identity(key_pem, answer.chain_pem.encode(), answer.roots_pem.encode())
 
 

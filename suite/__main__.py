@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -47,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     folder = RunFolder(config.folder / "run")
     if options.command == "up":
+        if fault := _not_writable(config.folder):
+            print(fault, file=sys.stderr)
+            return 1
         return detach(_without_detach(arguments), config, folder) if options.detach else _up(config, folder)
     if options.command == "down":
         return _down(folder)
@@ -71,6 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[common], help="show each service's health")
     status.add_argument("--json", action="store_true", help="for programs")
     return parser
+
+
+def _not_writable(folder: Path) -> str:
+    """Return why the suite cannot keep anything in a folder; empty when it can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return (
+            f"the suite cannot write to {folder}: {error.strerror}. Name another folder with HEDGEROW_DIR=FOLDER, "
+            "or dir under [suite] in suite.toml"
+        )
 
 
 def _port(text: str) -> tuple[str, int]:

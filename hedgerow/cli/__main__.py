@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import click
 
 from hedgerow.cli import data, governance, models, resources, session
-from hedgerow.errors import HedgerowError
+from hedgerow.errors import HedgerowError, UnavailableError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -69,6 +69,10 @@ def describe(error: HedgerowError) -> str:
     # What gRPC said of a service that is away; it never came over the wire.
     more = "; ".join(filter(None, (fields, *getattr(error, "__notes__", ()))))
     text = " ".join((error.message + (f" ({more})" if more else "")).split())
+    if isinstance(error, UnavailableError):
+        text += "; is the suite running? `hedgerow status` asks each service, `make up` starts it"
+    if error.reason == "PURPOSE_NOT_PERMITTED" and error.metadata.get("purpose") == "":
+        text += "; state one with --purpose"
     request = error.metadata.get("request_id", "")
     found = f", request {request}" if request else ""
     return f"{text} [{error.code_name} {error.reason}{found}]"

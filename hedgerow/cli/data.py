@@ -71,7 +71,8 @@ def ingest(settings: Settings, file: str, dataset: str, request_id: str, timezon
         return
     click.echo(
         f"{response.row_count:,} rows in version {response.version} of {name}, "
-        f"{response.quarantined_row_count:,} in quarantine"
+        f"{response.quarantined_row_count:,} in quarantine{', such as' if quarantined else ''}"
     )
     for row in quarantined:
-        click.echo(f"  row {int(row['row_index']):,}: {row['reason']}")
+        # People count rows from 1; the API and JSON from 0.
+        click.echo(f"  row {int(row['row_index']) + 1:,}: {row['reason']}")

@@ -21,16 +21,17 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("--actor", default="", help="Only events of this caller: a SPIFFE ID.")
+@click.option("--actor", default="", help="Only events of this caller, such as ana or service/features.")
 @click.option("--action", default="", help="Only events of this action, such as features.GetOnlineFeatures.")
 @click.option("--decision", type=click.Choice(["permit", "deny"]), default=None, help="Only events with this decision.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @pass_settings
 def audit_list(settings: Settings, actor: str, action: str, decision: str | None, limit: int) -> None:
     """Lists audit events, newest first; an event appears once its writer has sealed it, at the latest with a `verify`."""
+    full_actor = settings.spiffe_id(actor) if actor else ""
 
     async def work(caller: Hedgerow) -> list[dict[str, Any]]:
-        events = caller.governance.list_audit_events(actor=actor, action=action, decision=decision or "")
+        events = caller.governance.list_audit_events(actor=full_actor, action=action, decision=decision or "")
         return await take(events, limit)
 
     columns = ["event_time", "actor", "action", "resources", "purpose", "decision", "policies", "code", "count"]
@@ -149,6 +150,8 @@ def erase(settings: Settings, subject: str, domain: str, request_id: str, yes: b
         "remaining_hits",
     ]
     output.show(receipt["stores"], columns, as_json=False)
+    if not any(int(store["rows_erased"]) for store in receipt["stores"]):
+        click.echo(f"No row was about this subject. Is {domain} the pseudonym_domain of its datasets?")
 
 
 @click.group()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from hedgerow.cli import output
-from hedgerow.errors import HedgerowError, UnauthenticatedError
+from hedgerow.errors import DeadlineExceededError, HedgerowError, UnauthenticatedError, UnavailableError
 from hedgerow.sdk import Context, Hedgerow
 from hedgerow.sdk.context import login as log_in
 
@@ -41,6 +41,14 @@ class Settings:
             return known[0]
         way_out = f"name one with --as: {', '.join(known)}" if known else "log in first: hedgerow login NAME"
         raise UnauthenticatedError(f"it is not clear who calls; {way_out}")
+
+    def spiffe_id(self, name: str) -> str:
+        """Returns the SPIFFE ID of a person (`ana`) or of a name as the trail shows it (`service/features`)."""
+        context = self.context()
+        own = context.identity(self.caller(context)).load()
+        if own is None or "://" in name:
+            return name
+        return f"spiffe://{own.spiffe_id.split('/')[2]}/{name if '/' in name else f'user/{name}'}"
 
     def run(self, work: Callable[[Hedgerow], Awaitable[T]]) -> T:
         """Connects as the caller, does the work and returns its result."""
@@ -73,7 +81,12 @@ def login(settings: Settings, name: str, password_file: str | None) -> None:
         password = Path(password_file).read_text(encoding="utf-8").partition("\n")[0]
     else:
         password = click.prompt("Password", hide_input=True)
-    folder = asyncio.run(log_in(settings.context(), name, password))
+    context = settings.context()
+    try:
+        folder = asyncio.run(log_in(context, name, password))
+    except DeadlineExceededError as error:
+        # Enrolment waits for a port that opens; there was none.
+        raise UnavailableError(f"nothing answers at {context.enrolment}, where people log in") from error
     identity = folder.load()
     if identity is not None:
         click.echo(f"{identity.spiffe_id} until {identity.expire_time:%Y-%m-%d %H:%M UTC}")
@@ -117,6 +130,8 @@ async def _answer(call: Awaitable[object]) -> str:
         await asyncio.wait_for(call, _PROBE_SECONDS)
     except TimeoutError:
         return "away: no answer"
+    except UnavailableError:
+        return "away: cannot be reached"
     except HedgerowError as error:
         # A refusal is an answer: the service is up and this caller has no right to the question.
         if error.code_name in ("PERMISSION_DENIED", "NOT_FOUND", "INVALID_ARGUMENT"):

@@ -16,6 +16,12 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "hedgerow.dev"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
+# gRPC gives up an error whose trailing metadata exceeds 8 KiB, and its code with it. UTF-8 bytes; the message goes twice,
+# once with up to three bytes for each.
+MAX_MESSAGE = 900
+MAX_METADATA = 1000
+MAX_FIELDS = 1400
+MAX_ENTRY = 400
 
 
 class HedgerowError(Exception):
@@ -172,12 +178,13 @@ _CLASSES: dict[str, type[HedgerowError]] = {
 
 
 def to_status(error: HedgerowError) -> status_pb2.Status:
-    """Return the wire form of an error."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code_name), message=error.message)
-    _add(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    """Return the wire form of an error; what is too long for a trailer is cut, and further entries are left out."""
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code_name), message=_cut(error.message, MAX_MESSAGE))
+    metadata = _bounded(error.metadata, MAX_METADATA)
+    _add(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if error.fields:
         bad = error_details_pb2.BadRequest()
-        for path, what in error.fields.items():
+        for path, what in _bounded(error.fields, MAX_FIELDS).items():
             bad.field_violations.add(field=path, description=what)
         _add(status, bad)
     if error.retry_after is not None:
@@ -187,22 +194,45 @@ def to_status(error: HedgerowError) -> status_pb2.Status:
     return status
 
 
+def _cut(text: str, limit: int) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= limit else encoded[: limit - 3].decode(errors="ignore") + "…"
+
+
+def _bounded(table: Mapping[str, str], limit: int) -> dict[str, str]:
+    kept: dict[str, str] = {}
+    for key, value in table.items():
+        short_key, short_value = _cut(key, MAX_ENTRY), _cut(value, MAX_ENTRY)
+        limit -= len(short_key.encode()) + len(short_value.encode()) + 8
+        if limit < 0:
+            break
+        kept[short_key] = short_value
+    return kept
+
+
 def _add(status: status_pb2.Status, detail: error_details_pb2.ErrorInfo) -> None:
     packed = any_pb2.Any()
     packed.Pack(detail)
     status.details.append(packed)
 
 
-def from_rpc_error(error: grpc.RpcError) -> HedgerowError:
-    """Return the typed error behind a failed call; a peer outside the suite yields the class of its code."""
+def from_rpc_error(error: grpc.RpcError, peer: str = "") -> HedgerowError:
+    """Return the typed error behind a failed call; a peer outside the suite yields the class of its code.
+
+    What gRPC itself says of a peer that it cannot reach names addresses, and an error may travel on to a caller of the
+    caller. So it becomes a note, which stays in this process, when ``peer`` says what to call the peer instead.
+    """
     code: grpc.StatusCode = error.code()
     cls = _CLASSES.get(code.name, InternalError)
     message = error.details() or code.name
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_DETAILS_KEY:
             return _from_details(cls, message, value)
-    reasons = {"UNAVAILABLE": "DEPENDENCY_UNAVAILABLE", "RESOURCE_EXHAUSTED": "MESSAGE_TOO_LARGE"}
-    return cls(message, reason=reasons.get(code.name, ""))
+    if peer and cls is UnavailableError:
+        away = cls(f"{peer} cannot be reached just now; try again shortly", metadata={"service": peer})
+        away.add_note(message)
+        return away
+    return cls(message, reason="MESSAGE_TOO_LARGE" if cls is ResourceExhaustedError else "")
 
 
 def _from_details(cls: type[HedgerowError], message: str, raw: bytes) -> HedgerowError:

@@ -67,7 +67,8 @@ class Context:
             return cls(folder, addresses, str(content["enrolment"]))
         except FileNotFoundError:
             raise NotFoundError(
-                f"no suite is known in {folder}; start one with `make up`, or name its context with --context DIR"
+                f"no suite is known in {folder}; start one with `make up` and name its folder, var/local, "
+                f"with {ENVIRONMENT} or --context"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidArgumentError(

@@ -6,6 +6,7 @@ is waited for, so that the next document can use it.
 """
 
 import json
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,12 @@ REQUESTS: Mapping[str, type[Message]] = {
     "TrainingRun": training_pb2.CreateTrainingRunRequest,
     "Deployment": inference_pb2.CreateDeploymentRequest,
 }
+
+
+# How the JSON form of protobuf words its errors.
+_LAYER = re.compile(r"Failed to parse (\w+) field: ")
+_UNKNOWN_VALUE = re.compile(r"Invalid enum value (\S+) for enum type (\S+) at (\S+)")
+_UNKNOWN_FIELD = re.compile(r'Message type "(\S+)" has no field named "(.*?)" at "(\S+)"')
 
 
 class _Loader(yaml.SafeLoader):
@@ -85,8 +92,25 @@ def parse(document: object, where: str) -> Definition:
     try:
         request = json_format.ParseDict(fields, REQUESTS[kind]())
     except json_format.ParseError as error:
-        raise InvalidArgumentError(f"{where} ({kind}): {error}") from error
+        raise InvalidArgumentError(f"{where} ({kind}): {_plain(error, REQUESTS[kind])}") from error
     return Definition(kind, request, str(document.get("purpose", "")))
+
+
+def _plain(error: json_format.ParseError, request: type[Message]) -> str:
+    """Returns what the parser found: the field by its path, and what can stand there."""
+    text = " ".join(str(error).split()).rstrip(".")
+    fields = _LAYER.findall(text)
+    text = _LAYER.sub("", text)
+    files = request.DESCRIPTOR.file.pool
+    name = request.DESCRIPTOR.name
+    if match := _UNKNOWN_VALUE.fullmatch(text):
+        known = [value.name for value in files.FindEnumTypeByName(match[2]).values if value.number]
+        return f"{match[3].removeprefix(f'{name}.')}: {match[1]} is unknown; use one of {', '.join(known)}"
+    if match := _UNKNOWN_FIELD.match(text):
+        known = [field.name for field in files.FindMessageTypeByName(match[1]).fields]
+        path = match[3].removeprefix(name).removeprefix(".")
+        return f"{path or 'the document'} has no field {match[2]}; its fields are {', '.join(known)}"
+    return f"{'.'.join(fields)}: {text}" if fields else text
 
 
 def select(definitions: Iterable[Definition], kinds: Sequence[str]) -> list[Definition]:

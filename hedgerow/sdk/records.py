@@ -1,5 +1,6 @@
 """Reads record files as tables in the form of a dataset's contract."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,8 @@ _TYPES = {
     pb.Column.TYPE_BOOL: pa.bool_(),
     pb.Column.TYPE_TIMESTAMP: pa.timestamp("us", tz="UTC"),
 }
+
+_CSV_COLUMN = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?")
 
 
 def schema(contract: pb.Contract) -> pa.Schema:
@@ -57,7 +60,26 @@ def _read_any(path: Path, wanted: pa.Schema) -> pa.Table:
     # Times are read as text first, because whether they name a zone decides how they are taken.
     types = {field.name: pa.string() if pa.types.is_timestamp(field.type) else field.type for field in wanted}
     options = csv.ConvertOptions(column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False)
-    return csv.read_csv(path, convert_options=options)
+    try:
+        return csv.read_csv(path, convert_options=options)
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(_where(path, options, str(error))) from error
+
+
+def _where(path: Path, options: csv.ConvertOptions, text: str) -> str:
+    """Returns what is wrong with a CSV, with the column by name and the line, which only a reader of one thread counts."""
+    if not _CSV_COLUMN.match(text):
+        return text
+    try:
+        csv.read_csv(path, read_options=csv.ReadOptions(use_threads=False), convert_options=options)
+    except pa.ArrowInvalid as error:
+        text = str(error)
+    match = _CSV_COLUMN.match(text)
+    if match is None:
+        return text
+    name = csv.open_csv(path).schema.names[int(match[1])]
+    line = f", line {match[2]}" if match[2] else ""
+    return f"column {name}{line}: {text[match.end() :]}"
 
 
 def _fit(path: Path, column: pa.ChunkedArray, field: pa.Field, timezone: str) -> pa.ChunkedArray:

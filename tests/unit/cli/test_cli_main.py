@@ -10,7 +10,13 @@ from hedgerow.cli import output
 from hedgerow.cli.__main__ import cli, describe, main
 from hedgerow.cli.resources import RESOURCES, full_name
 from hedgerow.cli.session import Settings
-from hedgerow.errors import InvalidArgumentError, PermissionDeniedError, UnauthenticatedError
+from hedgerow.errors import (
+    DeadlineExceededError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from hedgerow.ingestion.v1 import ingestion_pb2
 from hedgerow.sdk import Context
 from hedgerow.sdk.context import SERVICES
@@ -83,6 +89,26 @@ def test_an_error_is_one_line_with_fields_code_and_request() -> None:
     )
     refused = PermissionDeniedError("no", reason="PURPOSE_NOT_PERMITTED", metadata={"request_id": "r1"})
     assert describe(refused) == "no [PERMISSION_DENIED PURPOSE_NOT_PERMITTED, request r1]"
+
+
+def test_an_error_names_the_way_out() -> None:
+    assert "`make up`" in describe(UnavailableError("features cannot be reached"))
+    refused = PermissionDeniedError("no purpose", reason="PURPOSE_NOT_PERMITTED", metadata={"purpose": ""})
+    assert "state one with --purpose" in describe(refused)
+
+
+def test_login_without_a_suite_says_where_it_waited(
+    context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    async def too_late(*_: object) -> None:
+        raise DeadlineExceededError("Deadline Exceeded")
+
+    monkeypatch.setattr("hedgerow.cli.session.log_in", too_late)
+    (tmp_path / "password").write_text("p\n")
+    assert main(["login", "ana", "--password-file", str(tmp_path / "password")]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"hedgerow: nothing answers at {context.enrolment}, where people log in")
+    assert "make up" in told
 
 
 def test_names_may_be_short() -> None:

@@ -47,8 +47,13 @@ def test_documents_are_requests_in_order(tmp_path: Path) -> None:
         ("- 1\n", "document 1: `kind` must be"),
         (
             "kind: Dataset\nname: x\n",
-            'document 1 (Dataset): Message type "hedgerow.ingestion.v1.CreateDatasetRequest" has no',
+            "document 1 (Dataset): the document has no field name; its fields are dataset_id, contract",
         ),
+        (
+            "kind: Dataset\ncontract:\n  columns: [{name: a, type: TYPE_FLOAT}]\n",
+            "contract.columns[0].type: TYPE_FLOAT is unknown; use one of TYPE_STRING, TYPE_INT64, TYPE_FLOAT64",
+        ),
+        ("kind: Dataset\ncontract: {retention_days: soon}\n", "contract.retention_days: invalid literal"),
         ("kind: Dataset\ndataset_id: [1]\n", "document 1 (Dataset)"),
         ("kind: [\n", "is not YAML"),
     ],

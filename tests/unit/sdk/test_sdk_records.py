@@ -58,7 +58,7 @@ def test_an_unknown_zone_is_told(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("shop,day,sold\na,2026-01-01T00:00:00Z,1\n", "has no column open, share"),
-        (_HEAD + "z,seven,a,2026-01-02T03:04:05Z,true,0.5\n", "conversion error to int64"),
+        (_HEAD + "z,seven,a,2026-01-02T03:04:05Z,true,0.5\n", "column sold, line 2: CSV conversion error to int64"),
         (_HEAD + "z,7,a,yesterday,true,0.5\n", "column day does not fit"),
         ("", "shops.csv"),
     ],
