@@ -227,6 +227,10 @@ class AuditWriter:
         sequence, chain_hash = self._instance.head
         return AuditHead(self._service, self._instance.folder.instance, sequence, chain_hash)
 
+    def require_writable(self) -> None:
+        """Raises UnavailableError (AUDIT_UNAVAILABLE) when an event would not be taken over just now."""
+        self._admit()
+
     def status(self) -> WriterStatus:
         """A snapshot."""
         waiting = len(self._pending) + len(self._in_flight)

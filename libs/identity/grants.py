@@ -25,6 +25,7 @@ from hedgerow.errors import InvalidArgumentError, PermissionDeniedError
 MAX_LIFETIME = dt.timedelta(hours=24)
 MAX_KEYS = 64
 MAX_LENGTH = 8192
+MAX_VERSION_DIGITS = 9
 # Says what is signed, so that no signature of another kind can pass for a grant.
 _CONTEXT = b"hedgerow-grant-v1\n"
 
@@ -139,7 +140,7 @@ def verify_grant(verification_keys: Mapping[int, bytes], grant: str, now: dt.dat
 
 def _parse(grant: str) -> tuple[Grant, bytes, int, bytes]:
     parts = grant.split(".")
-    if len(parts) != 3 or len(grant) > MAX_LENGTH or not parts[1].isdecimal():
+    if len(parts) != 3 or len(grant) > MAX_LENGTH or not _is_version(parts[1]):
         raise _invalid("the grant is malformed")
     try:
         payload, signature = _decode(parts[0]), _decode(parts[2])
@@ -153,6 +154,10 @@ def _parse(grant: str) -> tuple[Grant, bytes, int, bytes]:
     if not owner:
         raise _invalid("the grant does not name keys of one owner")
     return Grant(owner, keys, grantee, expire_time), payload, int(parts[1]), signature
+
+
+def _is_version(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_VERSION_DIGITS
 
 
 def _encode(content: bytes) -> str:

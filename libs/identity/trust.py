@@ -31,7 +31,8 @@ class PeerIdentity:
 class TrustStore:
     """Judges peer certificates that the TLS handshake has already verified against the roots.
 
-    A live connection outlives its certificate, so expiry and revocation are judged again for each call.
+    A live connection outlives its certificate, so expiry and revocation are judged again for each call, and revocation
+    for each message of an open stream. A stream may outlive its certificate: rotation must not cut it.
     """
 
     def __init__(self, trust_domain: str) -> None:
@@ -52,18 +53,34 @@ class TrustStore:
             UnauthenticatedError: it does not have exactly one SPIFFE URI SAN in the trust domain, has expired, or is
                 revoked.
         """
+        peer = self._peer(certificate_pem)
+        if time.time() >= peer.expire_time:
+            raise UnauthenticatedError(
+                "the certificate has expired; renew it and open a new connection", reason="CERTIFICATE_EXPIRED"
+            )
+        self._require_unrevoked(peer)
+        return peer
+
+    def judge_open(self, certificate_pem: bytes) -> None:
+        """Judge the holder of an open stream again.
+
+        Raises:
+            UnauthenticatedError: the certificate is revoked.
+        """
+        if self._revoked:
+            self._require_unrevoked(self._peer(certificate_pem))
+
+    def _require_unrevoked(self, peer: PeerIdentity) -> None:
+        if peer.serial in self._revoked:
+            raise UnauthenticatedError("the certificate is revoked", reason="CERTIFICATE_REVOKED")
+
+    def _peer(self, certificate_pem: bytes) -> PeerIdentity:
         peer = self._peers.get(certificate_pem)
         if peer is None:
             peer = self._parse(certificate_pem)
             if len(self._peers) >= MAX_CACHED:
                 self._peers.clear()
             self._peers[certificate_pem] = peer
-        if time.time() >= peer.expire_time:
-            raise UnauthenticatedError(
-                "the certificate has expired; renew it and open a new connection", reason="CERTIFICATE_EXPIRED"
-            )
-        if peer.serial in self._revoked:
-            raise UnauthenticatedError("the certificate is revoked", reason="CERTIFICATE_REVOKED")
         return peer
 
     def _parse(self, certificate_pem: bytes) -> PeerIdentity:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from hedgerow.errors import STATUS_DETAILS_KEY, HedgerowError, to_status
+from hedgerow.errors import STATUS_DETAILS_KEY, CallCancelledError, HedgerowError, to_status
 from hedgerow.identity import Identity, IdentityFolder
 from libs.rpc.call import Peer
 from libs.rpc.chain import Chain, refuse_unknown
@@ -70,8 +70,9 @@ class AioCall:
 
 async def abort(context: grpc.aio.ServicerContext, error: HedgerowError) -> NoReturn:
     """End a call with the wire form of an error."""
-    details = ((STATUS_DETAILS_KEY, to_status(error).SerializeToString()),)
-    await context.abort(error.code, error.message, trailing_metadata=details)
+    status = to_status(error)
+    details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(error.code, status.message, trailing_metadata=details)
     raise AssertionError("abort raises")
 
 
@@ -106,7 +107,7 @@ def _stream(chain: Chain, method: Method) -> Callable[..., AsyncIterator[bytes]]
 
 def _stream_unary(chain: Chain, method: Method) -> Callable[..., Awaitable[bytes]]:
     async def handle(raws: Any, context: grpc.aio.ServicerContext) -> bytes:
-        responses = chain.stream(method, raws, AioCall(context))
+        responses = chain.stream(method, _to_its_end(raws, context), AioCall(context))
         try:
             return b"".join([response async for response in responses])
         except HedgerowError as error:
@@ -116,6 +117,24 @@ def _stream_unary(chain: Chain, method: Method) -> Callable[..., Awaitable[bytes
             await responses.aclose()  # type: ignore[attr-defined]
 
     return handle
+
+
+async def _to_its_end(raws: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+    """Yield what a caller sends, and end only when the caller has said that this is all.
+
+    ``grpc.aio`` ends the messages of a call that was cancelled, cut off or overtaken by its deadline like those of a
+    complete one, and cancels the handler a moment later: a handler that acts at the end would act on a part. What is sent
+    now is done only after such a cancellation has arrived, so it tells the two apart.
+
+    Raises:
+        CallCancelledError: the call ended early; mostly the handler is cancelled instead.
+    """
+    async for raw in raws:
+        yield raw
+    try:
+        await context.send_initial_metadata(())
+    except grpc.aio.InternalError:
+        raise CallCancelledError("the call ended before all of its messages had arrived") from None
 
 
 async def _let_finish(raws: AsyncIterator[bytes]) -> None:

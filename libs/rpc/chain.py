@@ -23,6 +23,7 @@ from hedgerow.errors import (
     HedgerowError,
     InternalError,
     InvalidArgumentError,
+    NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
     UnauthenticatedError,
@@ -30,7 +31,9 @@ from hedgerow.errors import (
     UnimplementedError,
 )
 from libs.audit import AuditEvent
-from libs.authz import Authorizer, Decision
+from libs.authz import Authorizer, Decision, Resource
+from libs.authz.bundle import principal_kind
+from libs.authz.resource import NO_ATTRIBUTES
 from libs.identity.trust import TrustStore
 from libs.rpc.call import Call, Caller, TransportCall
 from libs.rpc.delegation import DelegationSigner, DelegationVerifier
@@ -40,6 +43,8 @@ from libs.telemetry import CallMetrics, Tracer, fault_location, get_logger
 
 TLS_VERSION = "TLSv1.3"
 MAX_TEXT = 128
+# Longer than any valid name, so what is cut to it stays unknown, and stays small in caches, errors and the audit trail.
+MAX_NAME = 256
 MAX_NAMED = 64
 log = get_logger()
 
@@ -47,14 +52,14 @@ log = get_logger()
 class AuditSink(Protocol):
     """Where audit events go."""
 
+    def require_writable(self) -> None:
+        """Raise UnavailableError when an event would not be taken over just now."""
+
     async def append(self, event: AuditEvent) -> None:
         """Return when the event is on disk; raise UnavailableError when it cannot be."""
 
-    def append_nowait(self, event: AuditEvent) -> None:
-        """Take the event over; raise UnavailableError when there is no room."""
-
     def fold(self, event: AuditEvent) -> None:
-        """As append_nowait, but like events become one with a count."""
+        """Take the event over; like events become one with a count. Raise UnavailableError when there is no room."""
 
 
 @dataclass(slots=True)
@@ -65,6 +70,7 @@ class _State:
     request_id: str
     purpose: str
     caller: Caller | None = None
+    certificate_pem: bytes = b""
     resources: tuple[str, ...] = ()
     decision: Decision | None = None
     call: Call | None = None
@@ -158,6 +164,7 @@ class Chain:
             if method.server_streaming:
                 await self._record(method, state, "OK")
                 async for response in responses:
+                    self._trust.judge_open(state.certificate_pem)
                     yield method.encode(response)
             else:
                 encoded = method.encode(await responses)
@@ -187,12 +194,20 @@ class Chain:
     async def _requests(
         self, method: Method, first: Any, raws: AsyncIterator[bytes], state: _State
     ) -> AsyncIterator[Any]:
-        """Yield the requests of a stream, each authorised for whatever it names."""
+        """Yield the requests of a stream, each authorised for whatever it names.
+
+        Where each has an answer, each is a use of what it names and is recorded as one.
+        """
         yield first
         async for raw in raws:
+            self._trust.judge_open(state.certificate_pem)
             request = _decode(method, raw)
             if method.access.resources(request):
+                if method.server_streaming:
+                    state.resources = ()
                 await self._authorise(method, request, state)
+                if method.server_streaming:
+                    await self._record(method, state, "OK")
             yield request
 
     # ---- the links
@@ -215,10 +230,9 @@ class Chain:
             # Health and watches of state stay open to the last, so that probes tell the truth under load and in drain.
             if self.draining:
                 raise _shutting_down()
-            if self._in_flight > self._max_calls:
-                raise ResourceExhaustedError(
-                    f"{self._max_calls} calls are in progress; try again shortly", reason="OVERLOADED", retry_after=0.1
-                )
+            self._check_capacity()
+            # Before any work: a change must not take effect when its event cannot be written.
+            self._audit.require_writable()
         if method.access.deadline_required and transport.time_left() is None:
             raise InvalidArgumentError(
                 "this call needs a deadline; set a timeout in the client", reason="DEADLINE_REQUIRED"
@@ -228,6 +242,12 @@ class Chain:
             caller, state.purpose, state.request_id, transport.metadata(), self._clock(transport), self._signer.token
         )
         return state.call
+
+    def _check_capacity(self) -> None:
+        if self._in_flight > self._max_calls:
+            raise ResourceExhaustedError(
+                f"{self._max_calls} calls are in progress; try again shortly", reason="OVERLOADED", retry_after=0.1
+            )
 
     def _clock(self, transport: TransportCall) -> Callable[[], float]:
         fallback = time.monotonic() + self._default_deadline
@@ -245,10 +265,13 @@ class Chain:
         if peer.tls_version != TLS_VERSION:
             raise UnauthenticatedError("TLS 1.3 is required")
         principal = self._trust.judge(peer.certificate_pem).spiffe_id
+        state.certificate_pem = peer.certificate_pem
         token = transport.metadata().get(ON_BEHALF_OF_KEY)
         behalf = self._verifier.verify(token, peer=principal, purpose=state.purpose) if token else None
         caller = self._callers.get((principal, behalf))
         if caller is None:
+            if principal_kind(principal) is None:
+                raise UnauthenticatedError("the certificate names neither a user nor a service")
             if len(self._callers) >= 4096:
                 self._callers.clear()
             _, _, _, kind, name = principal.split("/", 4)
@@ -261,8 +284,16 @@ class Chain:
             raise AssertionError("the caller is identified before it is authorised")
         access = method.access
         granted = bool(access.granted) and await access.granted(request, caller)  # type: ignore[misc]
-        for resource in access.resources(request):
-            attributes = await method.describe(resource)
+        missing: NotFoundError | None = None
+        for position, resource in enumerate(access.resources(request)):
+            if len(resource.name) > MAX_NAME:
+                resource = Resource(resource.kind, resource.name[:MAX_NAME])  # noqa: PLW2901 - from here on the short one
+            try:
+                attributes = await method.describe(resource)
+            except NotFoundError as error:
+                attributes = NO_ATTRIBUTES
+                if position or not access.creates:
+                    missing = missing or error
             if resource.name not in state.resources and len(state.resources) < MAX_NAMED:
                 state.resources += (resource.name,)
             for principal in (caller.principal,) if caller.on_behalf_of is None else (
@@ -282,6 +313,9 @@ class Chain:
                     raise _denied(method, resource.name, state.purpose, decision)
         if state.decision is None:
             raise PermissionDeniedError("the first message of the call names no resource")
+        if missing is not None:
+            # It had no purposes to hold the call to. Should it be made this moment, no handler must find it unguarded.
+            raise missing
 
     # ---- how a call ends
 
@@ -317,7 +351,8 @@ class Chain:
         if method.access.audit is Audit.NONE and code not in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
             return
         try:
-            self._audit.append_nowait(_event(method, state, code))
+            # Folded, so that a flood of like refusals stays one event a second.
+            self._audit.fold(_event(method, state, code))
         except UnavailableError:
             log.error("audit_unavailable", action=method.action, request_id=state.request_id)
 
@@ -375,9 +410,9 @@ def _shutting_down() -> UnavailableError:
 def _denied(method: Method, resource: str, purpose: str, decision: Decision) -> PermissionDeniedError:
     metadata = {"action": method.action, "resource": resource}
     if decision.about_purpose:
-        stated = f"the purpose {purpose!r} is" if purpose else "no purpose is stated, so the call is"
+        stated = f"the purpose {purpose!r} is not among those" if purpose else "no purpose is stated; state one"
         return PermissionDeniedError(
-            f"{stated} not among those that both {resource} and the caller allow",
+            f"{stated} that both {resource} and the caller allow",
             reason="PURPOSE_NOT_PERMITTED",
             metadata=metadata | {"purpose": purpose},
         )

@@ -3,8 +3,9 @@
 A token is a JWS (ES256) signed with the private key of the calling service's own certificate, which travels in its
 ``x5c`` header. Rules for a token to be honoured:
 
-1. its certificate chains to the trusted roots and its SPIFFE ID is that of the peer of this very call;
-2. its audience is this service, and it has not expired; its life is at most an hour;
+1. its certificate chains to the trusted roots and its SPIFFE ID is that of the peer of this very call, a service; so it is
+   of no use to whoever it is shown to;
+2. it has not expired, and its life is at most an hour;
 3. its purpose is the one the call states.
 
 The service it is shown to then asks Cedar twice: may the peer, and may the principal? See ``docs/adr/0005-delegation.md``.
@@ -25,6 +26,7 @@ from cryptography.x509 import verification
 
 from hedgerow.errors import UnauthenticatedError
 from hedgerow.identity import Identity, spiffe_id
+from libs.authz.bundle import principal_kind
 
 MAX_LIFETIME = 3600.0
 CLOCK_SKEW = 30.0
@@ -91,6 +93,8 @@ class DelegationVerifier:
         Raises:
             UnauthenticatedError: a rule is broken.
         """
+        if principal_kind(peer) != "Service":
+            raise _refused("only a service may act for another")
         delegation = self._cache.get(token)
         if delegation is None:
             delegation = self._parse(token)
@@ -120,6 +124,8 @@ class DelegationVerifier:
             raise _refused("its signature or form does not verify") from error
         if claims["exp"] - claims["iat"] > MAX_LIFETIME:
             raise _refused("it lives too long")
+        if principal_kind(str(claims["sub"])) is None:
+            raise _refused("it is for neither a user nor a service")
         return Delegation(spiffe_id(leaf), str(claims["sub"]), str(claims.get("purpose", "")), float(claims["exp"]))
 
     def _check_chain(self, leaf: x509.Certificate, intermediates: list[x509.Certificate]) -> None:

@@ -37,6 +37,7 @@ class Access:
         resources: the resources a request names; for a stream it is asked of each message, and a later message that
             names none returns an empty sequence.
         audit: when the audit event must be on disk.
+        creates: whether the first resource is the one that the call makes, which need not exist yet.
         granted: whether a request carries a valid grant of the resource's owner.
         deadline_required: False only for the standard protocols, whose clients send none.
         max_message_bytes: the largest request message.
@@ -45,6 +46,7 @@ class Access:
     resources: Callable[[Any], Sequence[Resource]]
     audit: Audit = Audit.DURABLE
     granted: Callable[[Any, Caller], Awaitable[bool]] | None = None
+    creates: bool = False
     deadline_required: bool = True
     max_message_bytes: int = 4 * MIB
 
@@ -101,7 +103,8 @@ class Service:
             servicer: has one handler per RPC, named in snake_case.
             area: first part of the Cedar actions.
             access: one entry per RPC.
-            describe: the attributes of a resource.
+            describe: the attributes of a resource; raises NotFoundError for one that does not exist, and the call then
+                ends with it, unless policy refuses the call first or the call is to make that resource.
 
         Raises:
             ValueError: an RPC has no Access or no handler, or an Access names no RPC.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 
 from hedgerow.client import enrol
 from hedgerow.errors import UnauthenticatedError
@@ -39,6 +40,8 @@ async def obtain_identity(config: ServiceConfig, folder: IdentityFolder) -> Iden
         token=path.read_text().strip(),
     )
     folder.save(identity)
-    path.unlink(missing_ok=True)
+    # A token of the platform lies on a read-only mount and is replaced there; a single-use token is spent now.
+    if os.access(path.parent, os.W_OK):
+        path.unlink(missing_ok=True)
     log.info("enrolled", spiffe_id=identity.spiffe_id, expire_time=identity.expire_time.isoformat())
     return identity

@@ -33,6 +33,7 @@ from libs.rpc.service import Service
 from libs.runtime.enrolment import obtain_identity
 from libs.runtime.fork_guard import guard_forks
 from libs.runtime.policies import PolicyFile
+from libs.runtime.revocations import RevocationFile
 from libs.runtime.secrets import Secrets, SecretsClient
 from libs.telemetry import CallMetrics, Tracer, configure_logging, configure_tracing, get_logger, serve_metrics
 from libs.telemetry.traces import FileSpanExporter
@@ -72,6 +73,10 @@ class Runtime:
         GCCollector(registry=self.registry)
         self.metrics = CallMetrics(self.registry)
         self.trust = TrustStore(config.trust_domain)
+        # Of no version: whatever the secrets service says next replaces it.
+        self._revocations = RevocationFile(config.data_dir)
+        self._kept_serials = self._revocations.load()
+        self.trust.update(0, self._kept_serials)
         self.policy_file = PolicyFile(config.data_dir, config.trust_dir)
         self.authorizer = self.policy_file.load()
         self._channels: dict[str, RotatingChannel] = {}
@@ -282,14 +287,10 @@ class Runtime:
             await channel.close()
 
     def _serve_metrics(self) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=self._identity().roots_pem.decode())
-        context.load_cert_chain(self.folder.folder / "identity.pem")
+        self._metrics_context = self._new_metrics_context()
         host, _, port = self.config.metrics_listen.rpartition(":")
         try:
-            server, _ = serve_metrics(self.registry, host, int(port), context)
+            server, _ = serve_metrics(self.registry, host, int(port), lambda: self._metrics_context)
         except OSError as error:
             raise UnavailableError(f"{self.config.metrics_listen} cannot be bound; is the port taken?") from error
 
@@ -298,15 +299,24 @@ class Runtime:
             server.server_close()
 
         self.on_close(close)
-        self.spawn(self._rotate_metrics(context))
+        self.spawn(self._rotate_metrics())
 
-    async def _rotate_metrics(self, context: ssl.SSLContext) -> None:
+    def _new_metrics_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=self._identity().roots_pem.decode())
+        context.load_cert_chain(self.folder.folder / "identity.pem")
+        return context
+
+    async def _rotate_metrics(self) -> None:
         served = self._identity()
         while True:
             await asyncio.sleep(RETRY_SECONDS)
             if (identity := self._identity()) is not served:
                 served = identity
-                context.load_cert_chain(self.folder.folder / "identity.pem")
+                # A new one, because a context cannot be told to distrust a root.
+                self._metrics_context = self._new_metrics_context()
 
     # ---- what is followed
 
@@ -326,7 +336,11 @@ class Runtime:
 
     async def apply_trust(self, state: Any) -> None:
         """Take over a trust state: revocations at once, roots into the identity so that every port follows."""
-        self.trust.update(state.version, frozenset(state.revoked_serials))
+        serials = frozenset(state.revoked_serials)
+        self.trust.update(state.version, serials)
+        if serials != self._kept_serials:
+            await asyncio.to_thread(self._revocations.keep, serials)
+            self._kept_serials = serials
         identity = self._identity()
         roots = state.roots_pem.encode()
         if roots and roots.split() != identity.roots_pem.split():
@@ -347,13 +361,17 @@ class Runtime:
             try:
                 async for message in client.stream(method, request, timeout=WATCH_SECONDS):
                     await apply(message)
-            except HedgerowError as error:
-                log.warning("watch_interrupted", method=method, reason=error.reason)
+            except Exception as error:  # a full disk must not end what brings policies and revocations
+                log.warning("watch_interrupted", method=method, reason=_short(error))
             await asyncio.sleep(RETRY_SECONDS)
 
 
 _SECRETS = secrets_pb2.DESCRIPTOR.services_by_name["SecretsService"]
 _GOVERNANCE = governance_pb2.DESCRIPTOR.services_by_name["GovernanceService"]
+
+
+def _short(error: BaseException) -> str:
+    return error.reason if isinstance(error, HedgerowError) else type(error).__name__
 
 
 def _why(error: BaseException) -> str:

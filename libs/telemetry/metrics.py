@@ -53,7 +53,7 @@ class CallMetrics:
 
 
 def serve_metrics(
-    registry: CollectorRegistry, host: str, port: int, context: ssl.SSLContext
+    registry: CollectorRegistry, host: str, port: int, context: Callable[[], ssl.SSLContext]
 ) -> tuple[ThreadingHTTPServer, threading.Thread]:
     """Serve ``/metrics`` over mutual TLS in a thread of its own; close with ``shutdown()``.
 
@@ -61,7 +61,7 @@ def serve_metrics(
         registry: what to expose.
         host: address to bind.
         port: port to bind; 0 picks one.
-        context: requires client certificates; load a new certificate into it to rotate.
+        context: returns what each handshake is to use; it requires client certificates.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -88,7 +88,7 @@ def serve_metrics(
             # The handshake runs in the request's own thread, so that a silent client holds up nobody else.
             request.settimeout(REQUEST_SECONDS)  # type: ignore[attr-defined]
             try:
-                with context.wrap_socket(request, server_side=True) as wrapped:  # type: ignore[arg-type]
+                with context().wrap_socket(request, server_side=True) as wrapped:  # type: ignore[arg-type]
                     Handler(wrapped, client_address, self)
             except (OSError, ssl.SSLError):
                 return

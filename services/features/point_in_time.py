@@ -215,7 +215,7 @@ class PointInTime:
         self._keep_visible(view, entities, as_of_us)
         values = np.full((len(entities), len(view.features)), np.nan)
         event_us = np.full(len(entities), NO_EVENT, np.int64)
-        newest = self._db.execute(f"SELECT row, epoch_us(max({EVENT_TIME})) FROM visible GROUP BY row").fetchnumpy()
+        newest = self._db.execute(f"SELECT _row, epoch_us(max({EVENT_TIME})) FROM visible GROUP BY _row").fetchnumpy()
         rows, times = newest.values()
         event_us[rows] = times
         for window in sorted({feature.window_months for feature in view.features}):
@@ -229,19 +229,19 @@ class PointInTime:
         """Leave the visible rows of each row asked for in table `visible`, in the order that they are added up."""
         spine = pa.table(
             {
-                "row": pa.array(np.arange(len(entities), dtype=np.int32)),
+                "_row": pa.array(np.arange(len(entities), dtype=np.int32)),
                 ENTITY: pa.array(entities, pa.string()),
-                "as_of": pa.array(as_of_us).view(INSTANT),
+                "_as_of": pa.array(as_of_us).view(INSTANT),
             }
         )
         columns = "".join(f', source."{column.name}"' for column in view.source.in_order(view.columns))
         self._db.register("spine", spine)
         self._db.execute(
             f"CREATE OR REPLACE TEMP TABLE visible AS "
-            f"SELECT spine.row, spine.as_of, source.{EVENT_TIME}, source.{KNOWN_TIME}{columns} "
+            f"SELECT spine._row, spine._as_of, source.{EVENT_TIME}, source.{KNOWN_TIME}{columns} "
             f"FROM spine JOIN {self._table(view.source.dataset)} AS source ON source.{ENTITY} = spine.{ENTITY} "
-            f"AND source.{EVENT_TIME} <= spine.as_of AND source.{KNOWN_TIME} <= spine.as_of "
-            f"{_newest_known('spine.row', view.source, view.columns)} ORDER BY spine.row, source.{EVENT_TIME}"
+            f"AND source.{EVENT_TIME} <= spine._as_of AND source.{KNOWN_TIME} <= spine._as_of "
+            f"{_newest_known('spine._row', view.source, view.columns)} ORDER BY spine._row, source.{EVENT_TIME}"
         )
         self._db.unregister("spine")
 
@@ -249,10 +249,10 @@ class PointInTime:
         """Compute the features of one window into their columns of `values`."""
         indices = [i for i, feature in enumerate(view.features) if feature.window_months == window_months]
         inner = ", ".join(f"{view.compiled[i].sql} AS f{i}" for i in indices)
-        where = f"WHERE {EVENT_TIME} > as_of - INTERVAL {int(window_months)} MONTH" if window_months else ""
+        where = f"WHERE {EVENT_TIME} > _as_of - INTERVAL {int(window_months)} MONTH" if window_months else ""
         outer = ", ".join(self._as_double(view, i) for i in indices)
         found = self._db.sql(
-            f"SELECT row, {outer} FROM (SELECT row, {inner} FROM visible {where} GROUP BY row)"
+            f"SELECT _row, {outer} FROM (SELECT _row, {inner} FROM visible {where} GROUP BY _row)"
         ).to_arrow_table()
         rows = found.column(0).to_numpy()
         for position, index in enumerate(indices, start=1):

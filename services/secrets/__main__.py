@@ -23,6 +23,7 @@ from services.secrets.local import LocalSecrets
 from services.secrets.pki import CertificateAuthority
 from services.secrets.self_identity import SelfIdentity
 from services.secrets.service import AREA, EnrolmentServicer, SecretsServicer, enrolment_service, rpc_service
+from services.secrets.service_account import ServiceAccounts
 from services.secrets.trust_board import TrustBoard
 from services.secrets.trust_store import TrustStore
 from services.secrets.vault import Vault
@@ -40,7 +41,9 @@ async def serve(config: SecretsConfig) -> int:
         vault, trust_domain=config.trust_domain, services=config.services, life=config.certificate_life
     )
     trust = TrustStore(vault, authority, _now)
-    issuance = Issuance(authority, Attestor(vault), trust)
+    accounts = config.accounts()
+    workloads = ServiceAccounts(vault, accounts) if accounts else None
+    issuance = Issuance(authority, Attestor(vault, workloads), trust)
     board = TrustBoard(trust)
     myself = SelfIdentity(issuance, board.show, _now)
 

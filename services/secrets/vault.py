@@ -1,7 +1,8 @@
 """The one client of the secret server (OpenBao or HashiCorp Vault).
 
 Rules:
-- It logs in with a client certificate, again at two thirds of the token's life, and once more when a call is refused.
+- It logs in with a client certificate or a token of the platform, again at two thirds of the login's life, and once more
+  when a call is refused.
 - A token younger than ``RELOGIN_SECONDS`` is not replaced on a refusal, so that a policy fault cannot cause a login loop.
 - Every call has a time limit. A broken connection is tried again for a moment, because a restarted server is back within
   a second; a call that must not run twice is not.
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -36,11 +38,13 @@ class VaultSettings:
     Attributes:
         address: ``https://host:port``.
         ca_file: PEM of the CA that signed its listener certificate.
-        cert_file: PEM of the client certificate; read again at each login.
+        cert_file: PEM of the client certificate, read again at each login; empty to log in with ``token_file``.
         key_file: PEM of its private key.
-        role: name of the cert auth role.
+        role: name of the role of the auth method.
         namespace: Vault Enterprise or OpenBao namespace; empty for none.
         time_limit: seconds for one call.
+        token_file: a JWT that the platform keeps fresh, such as a projected service-account token, read at each login.
+        auth_mount: where the auth method is mounted: ``cert``, or one of type ``jwt`` or ``kubernetes`` for a token.
     """
 
     address: str
@@ -50,6 +54,8 @@ class VaultSettings:
     role: str
     namespace: str = ""
     time_limit: float = 5.0
+    token_file: str = ""
+    auth_mount: str = "cert"
 
 
 class VaultError(UnavailableError):
@@ -137,7 +143,7 @@ class Vault:
         session = requests.Session()
         session.trust_env = False
         session.verify = settings.ca_file
-        session.cert = (settings.cert_file, settings.key_file)
+        session.cert = (settings.cert_file, settings.key_file) if settings.cert_file else None
         pool = requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONNECTIONS, pool_block=True)
         session.mount("https://", transport or pool)
         self._http = RawAdapter(
@@ -230,6 +236,22 @@ class Vault:
         self._raise_for_status(response)
         return True
 
+    # Workloads of a platform ------------------------------------------------------------------------------------------
+
+    def check_workload(self, mount: str, role: str, token: str) -> dict[str, str] | None:
+        """Return what the server says of the holder of a platform's token, or None when it refuses the token.
+
+        Args:
+            mount: of an auth method of type ``jwt`` or ``kubernetes``.
+            role: of that method.
+            token: a JWT.
+        """
+        response = self._send("post", f"auth/{mount}/login", {"role": role, "jwt": token}, token="")
+        if response.status_code in (400, 403):
+            return None
+        self._raise_for_status(response)
+        return {str(key): str(value) for key, value in (response.json()["auth"]["metadata"] or {}).items()}
+
     # State ------------------------------------------------------------------------------------------------------------
 
     def state(self) -> str:
@@ -292,7 +314,7 @@ class Vault:
             return True
 
     def _login(self) -> None:
-        response = self._send("post", "auth/cert/login", {"name": self._settings.role}, token="")
+        response = self._send("post", f"auth/{self._settings.auth_mount}/login", self._credential(), token="")
         if response.status_code in (400, 403):
             raise VaultRefusedError
         self._raise_for_status(response)
@@ -300,6 +322,16 @@ class Vault:
         self._token = str(auth["client_token"])
         self._login_time = self._clock()
         self._login_again_time = self._login_time + auth["lease_duration"] * 2 / 3
+
+    def _credential(self) -> dict[str, str]:
+        """What a login says; with a certificate the connection proves the rest."""
+        if not self._settings.token_file:
+            return {"name": self._settings.role}
+        try:
+            token = Path(self._settings.token_file).read_text().strip()
+        except OSError as error:
+            raise VaultUnreachableError from error
+        return {"role": self._settings.role, "jwt": token}
 
     def _send(
         self,

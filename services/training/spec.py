@@ -129,7 +129,7 @@ class TrainingSpec:
         yield from _range_faults({f"gate_bounds.{name}": (getattr(bounds, name), 0, 1) for name in shares})
         if not 0 < bounds.max_latency_p99_ms < math.inf:
             yield "gate_bounds.max_latency_p99_ms", "expected milliseconds above 0"
-        if bounds.min_group_evidence < 1:
+        if self.protected_attributes and bounds.min_group_evidence < 1:
             yield "gate_bounds.min_group_evidence", "expected at least 1"
 
     def _protected_faults(self) -> Iterator[tuple[str, str]]:

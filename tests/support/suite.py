@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -248,15 +249,20 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("HEDGEROW_")}
+    # Services start as installed: without the settings of a suite around them, and with compiled modules kept.
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HEDGEROW_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
 
 
 def free_port_base() -> int:
-    """Return a base whose ports were all free a moment ago."""
+    """Return a base whose ports were all free a moment ago, below those that outgoing connections take for themselves."""
+    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(100):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            base = int(listener.getsockname()[1])
-        if base < 65_000 and all(_is_free(base + offset) for offset in (*range(32), *range(100, 110))):
+        base = random.randrange(10_000, min(first_outgoing, 65_000) - 200)
+        if all(_is_free(base + offset) for offset in (*range(32), *range(100, 110))):
             return base
     raise RuntimeError("no free range of ports")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hedgerow import names
 from hedgerow.client import ServiceClient
 from hedgerow.errors import (
     AbortedError,
@@ -307,7 +308,16 @@ async def test_unknown_erasures_are_not_found(suite: Suite) -> None:
 
 
 @pytest.mark.parametrize("method", ["ListAuditEvents", "ListErasureRequests"])
-@pytest.mark.parametrize("fields", [{"page_size": -1}, {"page_token": "!"}, {"page_token": "eDp5"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"page_size": -1},
+        {"page_token": "!"},
+        {"page_token": "eDp5"},
+        {"page_token": names.encode_page_token("9" * 19 + ":1")},
+        {"page_token": names.encode_page_token("9" * 5000 + ":1")},
+    ],
+)
 async def test_malformed_pages_are_refused(suite: Suite, method: str, fields: dict[str, Any]) -> None:
     request = {"ListAuditEvents": pb.ListAuditEventsRequest, "ListErasureRequests": pb.ListErasureRequestsRequest}
     with pytest.raises(InvalidArgumentError):

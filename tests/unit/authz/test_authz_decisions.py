@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hedgerow.errors import DataLossError
-from libs.authz import Authorizer, Resource, ResourceAttributes, compile_bundle, verify_envelope
+from libs.authz import Authorizer, Resource, ResourceAttributes, compile_bundle, encode_bundle, verify_envelope
 from tests.support.authority import service_id, user_id
 from tests.support.serving import project_bundle
 
@@ -94,3 +94,16 @@ def test_a_bundle_with_one_changed_byte_is_refused() -> None:
         verify_envelope(envelope(bytes(changed)), {1: public})
     with pytest.raises(DataLossError):
         verify_envelope(envelope(content, 2), {1: public})
+
+
+def test_a_policy_that_fails_permits_nothing() -> None:
+    """Cedar passes over a failing policy; over a forbid it must not."""
+    policies = """
+        @id("all") permit (principal, action, resource);
+        @id("guard") forbid (principal, action, resource) when { 9223372036854775807 + 1 > 0 };
+    """
+    ana = user_id("ana")
+    bundle = encode_bundle(1, policies, {ana: {"roles": ["data-engineer"], "purposes": []}})
+    dataset = Resource("Dataset", "datasets/clients")
+    decision = Authorizer(compile_bundle(bundle)).decide(ana, "ingestion.GetDataset", dataset, ResourceAttributes())
+    assert not decision.permitted

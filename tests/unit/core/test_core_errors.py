@@ -55,3 +55,13 @@ def test_an_error_of_a_foreign_server_keeps_its_code() -> None:
     back = errors.from_rpc_error(FailedCall(grpc.StatusCode.NOT_FOUND, "no such thing"))
     assert (type(back), back.message, back.reason) == (errors.NotFoundError, "no such thing", "RESOURCE_NOT_FOUND")
     assert type(errors.from_rpc_error(FailedCall(grpc.StatusCode.UNKNOWN, ""))) is errors.InternalError
+
+
+def test_what_grpc_says_of_a_peer_that_is_away_does_not_travel_on() -> None:
+    away = FailedCall(grpc.StatusCode.UNAVAILABLE, "ipv4:10.0.0.7:7440: Connection refused")
+    back = errors.from_rpc_error(away, "hedgerow.secrets.v1.SecretsService")
+    assert type(back) is errors.UnavailableError
+    assert back.reason == "DEPENDENCY_UNAVAILABLE"
+    assert back.metadata == {"service": "hedgerow.secrets.v1.SecretsService"}
+    assert back.__notes__ == ["ipv4:10.0.0.7:7440: Connection refused"]
+    assert b"10.0.0.7" not in errors.to_status(back).SerializeToString()

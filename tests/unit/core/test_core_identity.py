@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import stat
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from hedgerow.errors import UnauthenticatedError
 from hedgerow.identity import Identity, IdentityFolder, IdentityRenewer
+from hedgerow.private_file import write_private
 from tests.support.authority import Authority, user_id
 
 
@@ -61,3 +63,16 @@ def test_renewal_is_at_half_life_with_jitter_towards_earlier(tmp_path: Path) -> 
     for age, least, most in ((0, 1620, 1800), (900, 810, 900), (1800, 0, 0), (3700, 0, 0)):
         renewer = IdentityRenewer(IdentityFolder(tmp_path), never, now=lambda age=age: born + dt.timedelta(seconds=age))
         assert least - 1 <= renewer.seconds_until_renewal(identity) <= most + 1
+
+
+def test_a_private_file_survives_a_power_cut_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content is flushed before the rename, the folder after it."""
+    path = tmp_path / "key"
+    flushed: list[tuple[bool, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_private(path, b"secret")
+    assert flushed == [(False, False), (True, True)]

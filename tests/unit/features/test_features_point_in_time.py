@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from hedgerow.errors import CallCancelledError, FailedPreconditionError, ResourceExhaustedError
 from services.features import point_in_time
 from services.features.point_in_time import NO_EVENT, PointInTime, Status, combine
+from services.features.source import ColumnType, SourceColumn
 from services.features.source_rows import prepare_rows
-from services.features.view import Feature, FeatureView
-from tests.unit.features.samples import STATEMENTS, TYPES, at, engine_with, row, table, us, view
+from services.features.view import Feature, FeatureView, define_view
+from tests.unit.features.samples import CREDIT, STATEMENTS, TYPES, at, engine_with, row, table, us, view
 
 NEWEST = "arg_max_null(amount, event_time)"
 
@@ -253,3 +255,14 @@ def test_one_status_over_several_views() -> None:
     first = np.array([present, present, absent, present, expired], np.uint8)
     second = np.array([present, absent, absent, expired, absent], np.uint8)
     assert list(combine([first, second])) == [present, present, absent, expired, expired]
+
+
+@pytest.mark.parametrize("name", ["row", "as_of", "visible", "spine", "label", "f0", "entity"])
+def test_a_column_may_have_any_name_the_contract_allows(name: str) -> None:
+    columns = [column for column in STATEMENTS.columns if column.name != "amount"]
+    contract = replace(STATEMENTS, columns=(*columns, SourceColumn(name, ColumnType.FLOAT64, CREDIT)))
+    over = define_view("named", contract, "client_id", [Feature("total", f'sum("{name}")', 3)])
+    rows = table([row("a", "2005-05-10", amount=each) for each in (2.0, 9.0)])
+    rows = rows.rename_columns([name if column == "amount" else column for column in rows.column_names])
+    with engine_with(rows, over) as engine:
+        assert engine.features(over, ["a"], us("2005-05-11")).values[0, 0] == 9.0

@@ -147,3 +147,9 @@ def test_the_owner_is_known_before_verification() -> None:
 )
 def test_owner(name: str, owner: str) -> None:
     assert owner_of(name) == owner
+
+
+@pytest.mark.parametrize("version", ["1" * 5000, "9" * 10, "\u0663", "-3", "+3", "3.0", ""])
+def test_a_version_that_is_no_small_number_is_malformed(version: str) -> None:
+    payload, _, signature = grant().split(".")
+    assert "malformed" in refusal(f"{payload}.{version}.{signature}")

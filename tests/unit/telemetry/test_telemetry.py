@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from prometheus_client import CollectorRegistry
 
-from libs.telemetry import CallMetrics, configure_logging, fault_location, get_logger
+from libs.telemetry import CallMetrics, Tracer, configure_logging, fault_location, get_logger
 
 
 def test_logs_are_bounded_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +40,16 @@ def test_calls_are_counted_by_method_and_code() -> None:
     assert value("hedgerow_rpc_handled_total", {"method": "/a/b", "code": "OK"}) == 2
     assert value("hedgerow_rpc_seconds_count", {"method": "/a/b"}) == 3
     assert value("hedgerow_rpc_seconds_bucket", {"method": "/a/b", "le": "0.0025"}) == 3
+
+
+def test_a_span_keeps_the_type_of_an_exception_and_nothing_it_says() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracer = Tracer("test", 1.0)
+    tracer._tracer = provider.get_tracer("test")
+    with pytest.raises(ValueError, match="personal"), tracer.span("/a/b", {}):
+        int("a personal detail")
+    (span,) = exporter.get_finished_spans()
+    assert "personal" not in span.to_json()
+    assert (span.status.status_code, (span.attributes or {})["error.type"]) == (StatusCode.ERROR, "ValueError")
