@@ -30,6 +30,8 @@ from suite.supervisor import Supervisor
 
 DOWN_SECONDS = 90.0
 
+FORMER_SECONDS = 3.0
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return the exit code."""
@@ -109,6 +111,11 @@ def _up(config: SuiteConfig, folder: RunFolder) -> int:
         # Only what carries the mark of that run, and only if its guard was ended too.
         end_marked(former.run)
     faults = taken(config.all_ports())
+    # What a killed run leaves behind still holds its ports for a moment while it dies.
+    deadline = time.monotonic() + FORMER_SECONDS
+    while faults and former is not None and time.monotonic() < deadline:
+        time.sleep(0.1)
+        faults = taken(config.all_ports())
     if faults:
         for fault in faults:
             print(fault, file=sys.stderr)
