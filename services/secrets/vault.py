@@ -379,7 +379,8 @@ class Vault:
                 if self.state() == "sealed"
                 else VaultOverloadedError(retry_after=_retry_after(response))
             )
-        if status >= 500:
+        # Who loses a race for a wrapping token is told so with a 500: the token is spent, and the server is not at fault.
+        if status >= 500 and "invalid token entry" not in _details(response):
             raise VaultError
         raise VaultRequestError(_details(response))
 

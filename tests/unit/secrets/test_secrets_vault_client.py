@@ -177,3 +177,9 @@ def test_what_the_server_says_never_reaches_the_message() -> None:
         with pytest.raises(HedgerowError) as caught:
             client(Script(always(status, {"errors": ["hunter2"]}))).read("x")
         assert "hunter2" not in str(caught.value)
+
+
+def test_who_loses_a_race_for_a_wrapping_token_holds_a_spent_token() -> None:
+    said = "error decrementing wrapping token's use-count: invalid token entry provided for use count decrementing"
+    with pytest.raises(VaultRequestError):
+        client(Script(always(500, {"errors": [said]}))).unwrap("s.token")
