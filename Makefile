@@ -8,13 +8,14 @@ STUBS := $(VENV)/.stubs
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format up down status stubs bench-core clean
+.PHONY: help demo test check format up down status stubs fuzz-rpc bench-core bench-rpc clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt hashes.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r hashes.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	touch $@
 
@@ -53,8 +54,14 @@ down: $(STUBS) ## Stop the suite.
 status: $(STUBS) ## Show each service's health.
 	$(PY) -m suite status
 
+fuzz-rpc: $(STUBS) ## Send mutated frames to the fast lane for SECONDS=300, from SEED=1 on.
+	$(PY) -m tests.integration.rpc_lane.test_rpc_lane_fuzz $(or $(SECONDS),300) $(or $(SEED),1)
+
 bench-core: $(STUBS) ## Measure the interceptor chain against a bare grpc.aio echo (var/bench/core.json).
 	$(PY) -m benchmarks.core
+
+bench-rpc: $(STUBS) ## Measure the fast lane against grpc.aio (var/bench/rpc.json).
+	$(PY) -m benchmarks.rpc
 
 clean: ## Remove the environment, the stubs and everything the suite keeps.
 	rm -rf $(VENV) var build *.egg-info

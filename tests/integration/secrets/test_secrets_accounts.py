@@ -1,15 +1,11 @@
 """Service-account tokens, judged by a real OpenBao with keys made here, set up as ``docs/guide/kubernetes.md`` says."""
 
 import datetime as dt
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from hedgerow.errors import UnauthenticatedError
 from hedgerow.identity import new_key_and_csr
@@ -20,39 +16,10 @@ from services.secrets.service_account import AccountSettings, ServiceAccounts
 from services.secrets.trust_store import TrustStore
 from services.secrets.vault import Vault, VaultRefusedError, VaultSettings, VaultUnreachableError
 from suite.openbao import OpenBao
+from tests.support.cluster import ISSUER, Cluster, reviewing
 
-ISSUER = "https://kubernetes.default.svc.cluster.local"
 ACCOUNTS = AccountSettings("jwt-cluster", "hedgerow-enrolment", "hedgerow")
-
-
-class Cluster:
-    """Issues projected service-account tokens with the claims that a cluster puts into them."""
-
-    def __init__(self) -> None:
-        self._key = rsa.generate_private_key(65537, 2048)
-
-    @property
-    def public_pem(self) -> str:
-        pem, spki = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        return self._key.public_key().public_bytes(pem, spki).decode()
-
-    def token(self, account: str, namespace: str = "hedgerow", *, life: float = 600, **claims: Any) -> str:
-        now = dt.datetime.now(dt.UTC)
-        content = {
-            "iss": ISSUER,
-            "aud": ["hedgerow"],
-            "sub": f"system:serviceaccount:{namespace}:{account}",
-            "iat": now - dt.timedelta(hours=1),
-            "nbf": now - dt.timedelta(hours=1),
-            "exp": now + dt.timedelta(seconds=life),
-            "jti": str(uuid.uuid4()),
-            "kubernetes.io": {
-                "namespace": namespace,
-                "pod": {"name": f"{account}-0", "uid": str(uuid.uuid4())},
-                "serviceaccount": {"name": account, "uid": str(uuid.uuid4())},
-            },
-        }
-        return jwt.encode(content | claims, self._key, algorithm="RS256", headers={"kid": "cluster-1"})
+REVIEWED = AccountSettings("kubernetes", "hedgerow-enrolment", "hedgerow")
 
 
 @pytest.fixture(scope="module")
@@ -156,5 +123,72 @@ def test_the_secrets_service_logs_in_by_the_token_of_its_pod(
         with pytest.raises(VaultRefusedError):
             client.list_keys("pki_root/issuers")
     file.write_text(cluster.token("secrets", aud=["openbao"]) + "\n")
+    assert client.list_keys("pki_root/issuers")
+    client.close()
+
+
+# By TokenReview -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reviewed(openbao: OpenBao, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    issuer = Cluster()
+    admin = Vault(openbao.settings("admin"))
+    with reviewing(issuer, tmp_path_factory.mktemp("cluster")) as (address, ca_pem):
+        admin.write(f"sys/auth/{REVIEWED.mount}", {"type": "kubernetes"})
+        admin.write(
+            f"auth/{REVIEWED.mount}/config",
+            {"kubernetes_host": address, "kubernetes_ca_cert": ca_pem, "token_reviewer_jwt": issuer.token("openbao")},
+        )
+        role = {
+            "bound_service_account_names": ["governance", "ingestion", "features", "training", "inference"],
+            "bound_service_account_namespaces": ["hedgerow"], "audience": "hedgerow",
+            "token_type": "batch", "token_ttl": "60s", "token_policies": [], "token_no_default_policy": True,
+        }  # fmt: skip
+        admin.write(f"auth/{REVIEWED.mount}/role/hedgerow-enrolment", role)
+        secrets = {
+            "bound_service_account_names": ["secrets"], "bound_service_account_namespaces": ["hedgerow"],
+            "audience": "openbao", "token_policies": ["hedgerow-secrets"], "token_no_default_policy": True,
+            "token_ttl": "15m", "token_max_ttl": "1h",
+        }  # fmt: skip
+        admin.write(f"auth/{REVIEWED.mount}/role/hedgerow-secrets", secrets)
+        yield issuer
+    admin.close()
+
+
+def test_the_cluster_itself_is_asked_for_the_audience(vault: Vault, reviewed: Cluster) -> None:
+    attestor = ServiceAccounts(vault, REVIEWED)
+    assert attestor.service_of(reviewed.token("inference")) == "inference"
+    assert reviewed.reviewed[-1] == ["hedgerow"]
+
+
+def test_the_token_of_a_pod_that_is_gone_is_refused_at_once(vault: Vault, reviewed: Cluster) -> None:
+    attestor = ServiceAccounts(vault, REVIEWED)
+    token = reviewed.token("training")
+    assert attestor.service_of(token) == "training"
+    reviewed.gone.add("training-0")
+    refused(attestor, token)
+
+
+def test_a_review_that_refuses_is_a_refusal(vault: Vault, reviewed: Cluster) -> None:
+    attestor = ServiceAccounts(vault, REVIEWED)
+    for token in (
+        Cluster().token("features"),
+        reviewed.token("features", aud=["openbao"]),
+        reviewed.token("features", life=-60),
+        reviewed.token("features", "billing"),
+        reviewed.token("default"),
+    ):
+        refused(attestor, token)
+
+
+def test_the_secrets_service_logs_in_by_review_too(openbao: OpenBao, reviewed: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(reviewed.token("secrets", aud=["openbao"]))
+    ca = str(openbao.bootstrap.ca_file)
+    settings = VaultSettings(
+        openbao.address, ca, "", "", role="hedgerow-secrets", token_file=str(file), auth_mount=REVIEWED.mount
+    )
+    client = Vault(settings)
     assert client.list_keys("pki_root/issuers")
     client.close()
