@@ -20,6 +20,7 @@ class ServiceConfig(BaseSettings):
 
     service: str = Field(description="Name of the service, such as `features`.")
     listen: str = Field(description="host:port of the gRPC port.")
+    lane_listen: str = Field(default="", description="host:port of a second port on the fast lane, or none.")
     metrics_listen: str = Field(default="127.0.0.1:0", description="host:port of the Prometheus endpoint.")
     data_dir: Path = Field(description="Folder of the service's identity, data, policies and audit segments.")
     trust_dir: Path = Field(description="Folder with enrolment-ca.pem and policy-keys.json.")

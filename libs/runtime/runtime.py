@@ -231,7 +231,7 @@ class Runtime:
             watch_trust: follow the secrets service; False inside that service.
         """
         chain = await self.chain()
-        server = Server(chain, services, self.folder, self.config.listen)
+        server = Server(chain, services, self.folder, self.config.listen, lane_listen=self.config.lane_listen)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         await server.start()

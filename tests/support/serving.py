@@ -26,6 +26,8 @@ from libs.telemetry import CallMetrics, Tracer
 from tests.support.audit import RecordingWriter, audit_writer
 from tests.support.authority import DOMAIN, Authority, folder
 
+# What carries the calls where a test does not say; suites that hold for both transports run once with each.
+TRANSPORT = "aio"
 POLICIES = Path(__file__).parents[2] / "deploy" / "policies"
 
 
@@ -92,7 +94,7 @@ async def serving(
         name: the service whose identity the server has.
         authority: who issues certificates.
         bundle: policy bundle content; the project's own by default.
-        options: ``max_calls``, ``default_deadline``, ``limiter`` or ``ratio``.
+        options: ``max_calls``, ``default_deadline``, ``limiter``, ``ratio`` or ``transport``.
     """
     authority = authority or Authority()
     kept = folder(tmp / "server", authority.service(name))
@@ -101,6 +103,7 @@ async def serving(
     trust, registry = TrustStore(DOMAIN), CollectorRegistry()
     limiter = options.pop("limiter", RateLimiter(1e6, 1e6))
     ratio = options.pop("ratio", 0.0)
+    transport = options.pop("transport", TRANSPORT)
     async with audit_writer(tmp / "audit", service=name, kind=RecordingWriter) as audit:
         chain = Chain(
             trust=trust,
@@ -113,7 +116,7 @@ async def serving(
             signer=DelegationSigner(lambda: kept.current() or identity),
             **options,
         )
-        server = Server(chain, services, kept, "127.0.0.1:0")
+        server = Server(chain, services, kept, "127.0.0.1:0", transport=transport)
         await server.start()
         await server.health.set(True)
         assert isinstance(audit, RecordingWriter)

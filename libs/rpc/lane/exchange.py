@@ -1,0 +1,290 @@
+"""One call on a connection: its request on the way in, and the task that runs it behind the chain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hedgerow.errors import CallCancelledError, HedgerowError, InternalError, InvalidArgumentError
+from libs.rpc.call import Peer
+from libs.rpc.lane.framing import OK, PREFIX, Compressed, Messages, decompress, status_trailers, text_metadata
+from libs.rpc.lane.session import Header
+from libs.rpc.service import Method
+from libs.telemetry import fault_location, get_logger
+
+if TYPE_CHECKING:
+    from libs.rpc.lane.connection import Connection
+
+BURST = 64
+"""Messages of one stream in a row before others have their turn."""
+FINISH_SECONDS, FINISH_MESSAGES = 0.5, 64
+# What a waiting message costs beside its bytes.
+OVERHEAD = 64
+DECOMPRESS_HERE = 64 * 1024
+log = get_logger()
+
+
+class LaneCall:
+    """A call of the lane as the chain sees it."""
+
+    __slots__ = ("_deadline", "_headers", "_metadata", "_peer")
+
+    def __init__(self, peer: Peer | None, headers: tuple[Header, ...], deadline: float | None) -> None:
+        self._peer = peer
+        self._headers = headers
+        self._metadata: Mapping[str, str] | None = None
+        self._deadline = deadline
+
+    def peer(self) -> Peer | None:
+        """The certificate and TLS version of the connection."""
+        return self._peer
+
+    def metadata(self) -> Mapping[str, str]:
+        """Textual request metadata."""
+        if self._metadata is None:
+            self._metadata = text_metadata(self._headers)
+        return self._metadata
+
+    def time_left(self) -> float | None:
+        """Seconds until the caller's deadline, or None without one."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+
+class Exchange:
+    """A call from its headers to its trailers.
+
+    Attributes:
+        ended: whether the request is complete.
+        head_sent: whether the answer has begun.
+    """
+
+    __slots__ = (
+        "_call", "_connection", "_failure", "_held", "_messages", "_queue", "_task", "_timer", "_unconsumed", "_waiter",
+        "ended", "head_sent", "method", "stream_id",
+    )  # fmt: skip
+
+    def __init__(
+        self, connection: Connection, stream_id: int, method: Method, call: LaneCall, messages: Messages, seconds: float
+    ) -> None:
+        """Begin.
+
+        Args:
+            connection: where it came from.
+            stream_id: of HTTP/2.
+            method: what is called.
+            call: what the chain is told.
+            messages: cuts the request.
+            seconds: until it is ended, if nothing ends it before.
+        """
+        self._connection = connection
+        self.stream_id = stream_id
+        self.method = method
+        self._call = call
+        self._messages = messages
+        self._queue: deque[bytes] = deque()
+        self._held = self._unconsumed = 0
+        self._failure: HedgerowError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer = connection.lane.loop.call_later(seconds, connection.expire, self)
+        self.ended = self.head_sent = False
+        if method.client_streaming:
+            self._run(self._stream())
+
+    # ---- what the connection hears
+
+    def data(self, data: bytes) -> None:
+        """Take bytes of the request."""
+        if self._failure is not None:
+            self._connection.session.consumed(len(data), self.stream_id)
+            return
+        try:
+            complete = self._messages.feed(data)
+        except HedgerowError as error:
+            self._connection.session.consumed(len(data), self.stream_id)
+            self.refuse(error)
+            return
+        self._hold(len(data) + OVERHEAD * len(complete))
+        if self.method.client_streaming and complete:
+            self._unconsumed += len(data)  # the window opens again when the handler has taken them
+        else:
+            self._connection.session.consumed(len(data), self.stream_id)
+        self._queue.extend(complete)
+        if len(self._queue) > 1 and not self.method.client_streaming:
+            self.refuse(_not_one())
+        elif self._connection.overfull:
+            self.refuse(self._connection.overloaded())
+        else:
+            self._wake()
+
+    def end(self) -> None:
+        """Take note that the request is complete."""
+        self.ended = True
+        if self._failure is not None:
+            return
+        try:
+            self._messages.finish()
+            if not self.method.client_streaming and len(self._queue) != 1:
+                raise _not_one()
+        except HedgerowError as error:
+            self.refuse(error)
+            return
+        if self.method.client_streaming:
+            self._wake()
+            return
+        if self._call.time_left() is None:
+            self._timer.cancel()  # it was for the request; the chain has a bound for the handler
+        if self.method.server_streaming:
+            self._run(self._stream())
+        else:
+            message = self._queue.popleft()
+            self._release()
+            self._run(self._unary(message))
+
+    def refuse(self, error: HedgerowError) -> None:
+        """End the request with a fault of it, which the chain records and the caller is told."""
+        self._failure = error
+        self._queue.clear()
+        if self._task is None:
+            self._run(self._stream())
+        self._wake()
+
+    def close(self) -> None:
+        """Let go of all but the task."""
+        self._timer.cancel()
+        self._queue.clear()
+        self._release()
+        if self._unconsumed:
+            self._connection.session.consumed(self._unconsumed, self.stream_id)
+            self._unconsumed = 0
+
+    def cancel(self) -> None:
+        """Stop the handler: nobody waits for it."""
+        if self._task is not None:
+            self._task.cancel()
+
+    # ---- the task
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._task = self._connection.lane.loop.create_task(coroutine)
+
+    async def _unary(self, message: bytes) -> None:
+        try:
+            plain = message if type(message) is bytes else await self._plain(message)
+        except HedgerowError as error:
+            self._failure = error
+            await self._stream()
+            return
+        try:
+            answer = await self._connection.lane.chain.unary(self.method, plain, self._call)
+        except HedgerowError as error:
+            self._connection.finish(self, status_trailers(error))
+        except asyncio.CancelledError:
+            self._connection.finish(self, status_trailers(CallCancelledError("the call was cancelled")))
+            raise
+        except Exception as error:
+            self._fault(error)
+        else:
+            self._connection.answer(self, answer)
+
+    async def _stream(self) -> None:
+        """Run any kind of call. A unary one comes here when its request is at fault, so that the chain records it."""
+        connection, sent = self._connection, 0
+        responses = connection.lane.chain.stream(self.method, self._requests(), self._call)
+        try:
+            async for response in responses:
+                connection.write(self, response)
+                sent += 1
+                if connection.crowded(self):
+                    await connection.room(self)
+                elif not sent % BURST:
+                    await asyncio.sleep(0)
+        except HedgerowError as error:
+            if not self.ended and self._failure is None:
+                await self._let_finish()
+            connection.finish(self, status_trailers(error))
+        except asyncio.CancelledError:
+            connection.finish(self, status_trailers(CallCancelledError("the call was cancelled")))
+            raise
+        except Exception as error:
+            self._fault(error)
+        else:
+            connection.finish(self, OK)
+        finally:
+            await responses.aclose()  # type: ignore[attr-defined]
+
+    def _fault(self, error: Exception) -> None:
+        """Nothing passes the chain but typed errors; should it have a fault of its own, the caller learns that much."""
+        log.error("lane_call_failed", method=self.method.path, error=type(error).__name__, where=fault_location(error))
+        self._connection.finish(self, status_trailers(InternalError("the server failed")))
+
+    async def _requests(self) -> AsyncIterator[bytes]:
+        taken = 0
+        while True:
+            while self._queue:
+                message = self._queue.popleft()
+                self._give_back(len(message) + PREFIX)
+                taken += 1
+                if not taken % BURST:
+                    await asyncio.sleep(0)
+                yield message if type(message) is bytes else await self._plain(message)
+            if self._failure is not None:
+                raise self._failure
+            if self.ended:
+                return
+            self._waiter = self._connection.lane.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    async def _let_finish(self) -> None:
+        """Take what a failed caller is still sending, within bounds.
+
+        A ``grpc.aio`` client whose write meets the end of the call reports INTERNAL in place of the status it was sent
+        (grpc/grpc#36066); a short stream that is let finish gets the true one.
+        """
+        with contextlib.suppress(TimeoutError, HedgerowError):
+            async with asyncio.timeout(FINISH_SECONDS):
+                count = 0
+                async for _ in self._requests():
+                    count += 1
+                    if count >= FINISH_MESSAGES:
+                        return
+
+    async def _plain(self, message: bytes) -> bytes:
+        limit = self.method.access.max_message_bytes
+        if len(message) <= DECOMPRESS_HERE and limit <= 4 * 1024 * 1024:
+            return decompress(Compressed(message), limit)
+        return await asyncio.to_thread(decompress, Compressed(message), limit)
+
+    # ---- what it holds
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._connection.hold(size)
+
+    def _release(self) -> None:
+        self._connection.hold(-self._held)
+        self._held = 0
+
+    def _give_back(self, size: int) -> None:
+        """Free a message that the handler takes, and open the caller's window by it."""
+        self._hold(-min(size + OVERHEAD, self._held))
+        opened = min(size, self._unconsumed)
+        if opened:
+            self._unconsumed -= opened
+            self._connection.session.consumed(opened, self.stream_id)
+            self._connection.soon()
+
+
+def _not_one() -> InvalidArgumentError:
+    return InvalidArgumentError("this call takes exactly one message", reason="MESSAGE_MALFORMED")

@@ -1,0 +1,183 @@
+"""The gRPC that is plain bytes: messages in a body, timeouts, metadata, and a status as trailers."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import re
+import struct
+import zlib
+from collections.abc import Iterable
+
+from hedgerow.errors import (
+    STATUS_DETAILS_KEY,
+    HedgerowError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnimplementedError,
+    to_status,
+)
+from libs.rpc.lane.session import Header
+
+PREFIX = 5
+
+HEAD: list[Header] = [
+    (b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip"),
+]  # fmt: skip
+OK: list[Header] = [(b"grpc-status", b"0")]
+
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_RESERVED = frozenset((b"te", b"content-type", b"content-length", b"accept-encoding"))
+_UNPRINTABLE = re.compile(rb"[^\x20-\x24\x26-\x7e]")
+
+
+@functools.lru_cache(maxsize=1024)
+def timeout_seconds(value: bytes) -> float:
+    """Return the seconds of a ``grpc-timeout`` such as ``100m``.
+
+    Raises:
+        InvalidArgumentError: it has another form.
+    """
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        raise InvalidArgumentError("grpc-timeout must be up to 8 digits and a unit", reason="MESSAGE_MALFORMED")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def text_metadata(headers: Iterable[Header]) -> dict[str, str]:
+    """Return the metadata that callers set: no pseudo-headers, nothing of the protocol, nothing binary."""
+    return {
+        name.decode("ascii"): value.decode("latin-1")
+        for name, value in headers
+        if name[0] != 58 and name not in _RESERVED and name[:5] != b"grpc-" and name[-4:] != b"-bin"
+    }
+
+
+def status_trailers(error: HedgerowError) -> list[Header]:
+    """Return the trailers of an error: code, percent-encoded message and details, which ``to_status`` keeps short."""
+    status = to_status(error)
+    message = _UNPRINTABLE.sub(lambda found: b"%%%02X" % found[0][0], status.message.encode())
+    details = base64.b64encode(status.SerializeToString()).rstrip(b"=")
+    return [(b"grpc-status", b"%d" % status.code), (b"grpc-message", message), (STATUS_DETAILS_KEY.encode(), details)]
+
+
+def prefix(message: bytes) -> bytes:
+    """Return what stands before a message in a body."""
+    return struct.pack(">BI", 0, len(message))
+
+
+class Compressed(bytes):
+    """A message as it came, to be decompressed when its turn comes: what waits stays small."""
+
+    __slots__ = ()
+
+
+class Messages:
+    """Cuts a request's body into messages, however its bytes come."""
+
+    __slots__ = ("_buffer", "_compressed", "_encoding", "_limit", "_size")
+
+    def __init__(self, limit: int, encoding: bytes) -> None:
+        """Start a body.
+
+        Args:
+            limit: the most bytes of a message, before and after decompression.
+            encoding: value of ``grpc-encoding``.
+
+        Raises:
+            UnimplementedError: the encoding is not known.
+        """
+        if encoding not in (b"identity", b"gzip"):
+            raise UnimplementedError("messages may be compressed with gzip or not at all")
+        self._limit = limit
+        self._encoding = encoding
+        self._buffer = bytearray()
+        self._size = -1
+        self._compressed = False
+
+    @property
+    def partial(self) -> int:
+        """Bytes of a message whose end has not come."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the messages that these bytes complete.
+
+        Raises:
+            ResourceExhaustedError: a message is too large.
+            InvalidArgumentError: the form is wrong.
+        """
+        size = len(data) - PREFIX
+        whole = self._size < 0 and not self._buffer and size >= 0 and not data[0]
+        if whole and int.from_bytes(data[1:PREFIX], "big") == size <= self._limit:
+            return [data[PREFIX:]]  # most requests: one frame, one message
+        return self._assemble(data)
+
+    def _assemble(self, data: bytes) -> list[bytes]:
+        complete: list[bytes] = []
+        position, end = 0, len(data)
+        while True:
+            wanted = (PREFIX if self._size < 0 else self._size) - len(self._buffer)
+            taken = min(wanted, end - position)
+            self._buffer += data if taken == end else memoryview(data)[position : position + taken]
+            position += taken
+            if taken < wanted:
+                return complete
+            if self._size < 0:
+                self._begin()
+            else:
+                complete.append(self._end())
+
+    def _begin(self) -> None:
+        flag, self._size = struct.unpack(">BI", self._buffer)
+        self._buffer.clear()
+        if flag > 1 or (flag and self._encoding == b"identity"):
+            raise _malformed("a message is compressed, but grpc-encoding says it is not")
+        self._compressed = bool(flag)
+        if self._size > self._limit:
+            raise _too_large(f"has {self._size} bytes", self._limit)
+
+    def _end(self) -> bytes:
+        message = bytes(self._buffer)
+        self._buffer.clear()
+        self._size = -1
+        return Compressed(message) if self._compressed else message
+
+    def finish(self) -> None:
+        """Check that the body ends where a message ends.
+
+        Raises:
+            InvalidArgumentError: it does not.
+        """
+        if self._buffer or self._size >= 0:
+            raise _malformed("the request ends in the middle of a message")
+
+
+def decompress(message: Compressed, limit: int) -> bytes:
+    """Return what was compressed, made no longer than ``limit`` on the way.
+
+    Raises:
+        ResourceExhaustedError: it is longer.
+        InvalidArgumentError: it is not one whole gzip stream.
+    """
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        plain = stream.decompress(message, limit + 1)
+    except zlib.error as error:
+        raise _malformed("a message is not gzip, as grpc-encoding says it is") from error
+    if len(plain) > limit:
+        raise _too_large("is larger when decompressed", limit)
+    if not stream.eof or stream.unused_data:
+        raise _malformed("a compressed message is cut off or followed by more")
+    return plain
+
+
+def _too_large(what: str, limit: int) -> ResourceExhaustedError:
+    return ResourceExhaustedError(
+        f"the message {what} and this call takes at most {limit}; send less at a time", reason="MESSAGE_TOO_LARGE"
+    )
+
+
+def _malformed(what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(what, reason="MESSAGE_MALFORMED")
