@@ -1,4 +1,4 @@
-"""How services end when told to, with calls open, and what is left when the supervisor is killed."""
+"""How services end when told to (GRPC-02), with no call, a call or a stream open, and what a killed supervisor leaves."""
 
 from __future__ import annotations
 
