@@ -12,7 +12,7 @@ from tests.support.audit_trail import KEY, PUBLIC_KEY
 
 DATA_KEY = bytes(range(32))
 QUICK = AuditLimits(
-    flush_seconds=0.005, fold_seconds=0.02, durable_seconds=0.2, retry_seconds=0.01, upkeep_seconds=3600
+    flush_seconds=0.005, fold_seconds=0.02, durable_seconds=10.0, retry_seconds=0.01, upkeep_seconds=3600
 )
 
 

@@ -72,7 +72,7 @@ async def test_server_rotation_keeps_the_last_good_identity(tmp_path: Path) -> N
 async def test_client_certificates_of_seconds_fail_no_call(tmp_path: Path) -> None:
     """TLS-02: many lives of a certificate pass under unary calls and one long stream."""
     authority = Authority()
-    life = dt.timedelta(seconds=3)
+    life = dt.timedelta(seconds=5)
 
     def fresh() -> Identity:
         return authority.user("ana", life=life, age=dt.timedelta(0))
@@ -88,11 +88,11 @@ async def test_client_certificates_of_seconds_fail_no_call(tmp_path: Path) -> No
         renewer = asyncio.create_task(IdentityRenewer(client_folder, renew).run())
         stop = asyncio.Event()
         calls = asyncio.create_task(keep_calling(client, stop))
-        answers = [m.value async for m in client.stream("Down", BytesValue(value=b"900"), timeout=30)]
+        answers = [m.value async for m in client.stream("Down", BytesValue(value=b"1200"), timeout=30)]
         stop.set()
         assert await calls > 0
         renewer.cancel()
-        assert answers == [b"900"] * 10
+        assert answers == [b"1200"] * 10
         assert channel.rotations >= 3
 
 
