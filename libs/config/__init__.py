@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +20,7 @@ class ServiceConfig(BaseSettings):
 
     service: str = Field(description="Name of the service, such as `features`.")
     listen: str = Field(description="host:port of the gRPC port.")
+    transport: Literal["aio", "lane"] = Field(default="aio", description="What carries the calls of that port.")
     lane_listen: str = Field(default="", description="host:port of a second port on the fast lane, or none.")
     metrics_listen: str = Field(default="127.0.0.1:0", description="host:port of the Prometheus endpoint.")
     data_dir: Path = Field(description="Folder of the service's identity, data, policies and audit segments.")
@@ -29,15 +30,38 @@ class ServiceConfig(BaseSettings):
     enrolment_address: str = Field(default="127.0.0.1:7441", description="host:port of the enrolment port.")
     enrolment_token_file: Path | None = Field(default=None, description="File with a single-use enrolment token.")
     peers: dict[str, str] = Field(default_factory=dict, description="host:port of each service, as JSON.")
+    database_url: str = Field(
+        default="",
+        description="`postgresql://user@host:port/database?sslmode=verify-full&sslrootcert=/…`; empty for a file.",
+        repr=False,
+    )
+    database_password_file: Path | None = Field(default=None, description="File with the password for `database_url`.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     trace_ratio: float = Field(default=0.01, ge=0, le=1, description="Share of traces begun here that are sampled.")
     rate_per_second: float = Field(default=2000.0, gt=0, description="Calls per second and principal.")
     rate_burst: float = Field(default=4000.0, ge=1, description="Calls a principal may make at once.")
-    max_calls: int = Field(default=1024, ge=1, description="Calls in progress before new ones are refused.")
+    max_calls: int = Field(default=128, ge=1, description="Calls in progress before new ones are refused.")
     default_deadline_seconds: float = Field(default=30.0, gt=0, description="For protocols that send no deadline.")
     drain_notice_seconds: float = Field(default=0.2, ge=0, description="NOT_SERVING before new calls are refused.")
     drain_grace_seconds: float = Field(default=20.0, ge=0, description="Time for calls in progress at shutdown.")
     worker_threads: int = Field(default=8, ge=1, le=64, description="Threads for blocking work.")
+
+
+class LakeConfig(ServiceConfig):
+    """What the services that write or read the lake are told; all of it empty for a local folder."""
+
+    lake_endpoint: str = Field(
+        default="", description="`https://host:port` of a store that speaks S3, if not Amazon's."
+    )
+    lake_region: str = Field(default="us-east-1", description="Region of S3.")
+    lake_ca_file: Path | None = Field(
+        default=None, description="CA of `lake_endpoint`; SSL_CERT_FILE must name it too."
+    )
+    lake_access_key: str = Field(default="", description="Access key of S3; empty for the platform's own identity.")
+    lake_secret_key_file: Path | None = Field(
+        default=None, description="File with the secret key of `lake_access_key`."
+    )
+    lake_account: str = Field(default="", description="Storage account of an `az://` location.")
 
 
 Config = TypeVar("Config", bound=BaseSettings)

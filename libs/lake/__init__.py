@@ -14,13 +14,16 @@ from libs.lake.layout import ARROW_TYPES, TableLayout, arrow_schema
 from libs.lake.pseudonym import pseudonym, pseudonym_column
 from libs.lake.reader import SnapshotReader
 from libs.lake.search import rows_holding
+from libs.lake.storage import LOCAL_STORAGE, LakeStorage
 from libs.lake.table import Appended, ErasureCount, LakeTable, SearchCount, TableSnapshot
 
 __all__ = [
     "ARROW_TYPES",
+    "LOCAL_STORAGE",
     "Appended",
     "ErasureCount",
     "Keyring",
+    "LakeStorage",
     "LakeTable",
     "SearchCount",
     "SnapshotReader",

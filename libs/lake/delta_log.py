@@ -75,14 +75,20 @@ class DeltaLog:
             FailedPreconditionError: one exists with another schema.
         """
         wanted = Schema.from_arrow(schema)
-        if DeltaTable.is_deltatable(self._folder.location):
+        if self._exists():
             with self._lock:
                 if self._latest().schema() != wanted:
                     raise FailedPreconditionError("the table exists with another schema")
             return
         try:
-            DeltaTable.create(self._folder.location, schema=wanted, mode="error", configuration=_CONFIGURATION)
-        except DeltaError as error:
+            DeltaTable.create(
+                self._folder.location,
+                schema=wanted,
+                mode="error",
+                configuration=_CONFIGURATION,
+                storage_options=self._folder.delta_options,
+            )
+        except (DeltaError, OSError) as error:
             raise _unwritable() from error
         self._folder.sync(_entry(0))
 
@@ -101,7 +107,7 @@ class DeltaLog:
         if not 0 <= version < latest:
             raise NotFoundError(f"version {version} does not exist; the latest is {latest}")
         try:
-            return _listed(DeltaTable(self._folder.location, version=version))
+            return _listed(self._open(version))
         except DeltaError as error:
             raise _unreadable() from error
 
@@ -195,7 +201,7 @@ class DeltaLog:
         """Return the table at its latest version. Call it with the lock held."""
         try:
             if self._held is None:
-                self._held = DeltaTable(self._folder.location)
+                self._held = self._open()
             else:
                 self._held.update_incremental()
         except TableNotFoundError as error:
@@ -203,7 +209,21 @@ class DeltaLog:
         except DeltaError as error:
             self._held = None
             raise _unreadable() from error
+        except OSError as error:
+            raise _away() from error
         return self._held
+
+    def _exists(self) -> bool:
+        try:
+            return DeltaTable.is_deltatable(self._folder.location, storage_options=self._folder.delta_options)
+        except OSError as error:
+            raise _away() from error
+
+    def _open(self, version: int | None = None) -> DeltaTable:
+        try:
+            return DeltaTable(self._folder.location, version=version, storage_options=self._folder.delta_options)
+        except OSError as error:
+            raise _away() from error
 
 
 def _listed(table: DeltaTable) -> LogSnapshot:
@@ -224,6 +244,10 @@ def _refused(error: Exception) -> AbortedError | UnavailableError:
 
 def _unreadable() -> DataLossError:
     return DataLossError("the table's log cannot be read")
+
+
+def _away() -> UnavailableError:
+    return UnavailableError("the lake's storage does not answer", metadata={"dependency": "lake storage"})
 
 
 def _unwritable() -> UnavailableError:

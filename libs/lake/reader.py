@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from hedgerow.errors import PermissionDeniedError
 from libs.lake import sealed_file
-from libs.lake.folder import TableFolder, check_data_file
+from libs.lake.folder import check_data_file
 from libs.lake.keyring import Keyring, Unwrap
+from libs.lake.storage import LOCAL_STORAGE, LakeStorage
 
 BATCH_ROWS = 65_536
 
@@ -20,7 +21,15 @@ class SnapshotReader:
     Keys are unwrapped on first use and forgotten with the reader.
     """
 
-    def __init__(self, *, location: str, files: Sequence[str], schema: pa.Schema, unwrap: Unwrap) -> None:
+    def __init__(
+        self,
+        *,
+        location: str,
+        files: Sequence[str],
+        schema: pa.Schema,
+        unwrap: Unwrap,
+        storage: LakeStorage = LOCAL_STORAGE,
+    ) -> None:
         """Take a snapshot as ingestion granted it.
 
         Args:
@@ -28,11 +37,12 @@ class SnapshotReader:
             files: file names relative to it.
             schema: of the columns the snapshot covers.
             unwrap: asks the key service, with the snapshot's grant.
+            storage: how the object store is reached.
 
         Raises:
             DataLossError: a file name is not one that the lake makes.
         """
-        self._folder = TableFolder(location)
+        self._folder = storage.folder(location)
         self._files = [check_data_file(name) for name in files]
         self._schema = schema.remove_metadata()
         self._ring = Keyring(unwrap=unwrap)

@@ -14,9 +14,10 @@ from hedgerow.errors import AbortedError, DataLossError, FailedPreconditionError
 from libs.lake import sealed_file, search
 from libs.lake.delta_log import Commit, DataFile, DeltaLog
 from libs.lake.destroyed import DestroyedFiles
-from libs.lake.folder import TableFolder, check_data_file, new_data_file
+from libs.lake.folder import check_data_file, new_data_file
 from libs.lake.keyring import Keyring
 from libs.lake.layout import TableLayout
+from libs.lake.storage import LOCAL_STORAGE, LakeStorage
 
 Check = Callable[[], None]
 """Called between files of a long job; raises to stop it."""
@@ -71,9 +72,9 @@ class LakeTable:
     AbortedError and changes nothing.
     """
 
-    def __init__(self, location: str, layout: TableLayout, ring: Keyring) -> None:
+    def __init__(self, location: str, layout: TableLayout, ring: Keyring, storage: LakeStorage = LOCAL_STORAGE) -> None:
         """Take a table's place and layout; nothing is read or made yet."""
-        self._folder = TableFolder(location)
+        self._folder = storage.folder(location)
         self._layout = layout
         self._ring = ring
         self._log = DeltaLog(self._folder)

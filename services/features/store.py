@@ -91,7 +91,7 @@ class FeaturesStore:
         Raises:
             NotFoundError: there is none.
         """
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(sa.select(feature_views).where(feature_views.c.id == view_id)).one_or_none()
         if row is None:
             raise _missing(f"featureViews/{view_id}")
@@ -99,7 +99,7 @@ class FeaturesStore:
 
     def views(self, after: str, limit: int) -> list[tuple[FeatureView, int]]:
         """Return views with ids after one, by id."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = session.execute(_page(feature_views, after, limit)).all()
         return [(_view_from_json(row.id, row.definition), int(row.create_us)) for row in rows]
 
@@ -125,7 +125,7 @@ class FeaturesStore:
             NotFoundError: there is none.
         """
         table = feature_services
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(sa.select(table).where(table.c.id == service_id)).one_or_none()
         if row is None:
             raise _missing(f"featureServices/{service_id}")
@@ -133,13 +133,13 @@ class FeaturesStore:
 
     def services(self, after: str, limit: int) -> list[tuple[FeatureService, int]]:
         """Return feature services with ids after one, by id."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = session.execute(_page(feature_services, after, limit)).all()
         return [(self._service(row), int(row.create_us)) for row in rows]
 
     def view_ids(self) -> list[str]:
         """Return the ids of all views."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return list(session.execute(sa.select(feature_views.c.id).order_by(feature_views.c.id)).scalars())
 
     def _service(self, row: sa.Row[Any]) -> FeatureService:
@@ -177,7 +177,7 @@ class FeaturesStore:
         Raises:
             NotFoundError: there is none.
         """
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(sa.select(training_sets).where(training_sets.c.id == training_set_id)).one_or_none()
         if row is None:
             raise _missing(f"trainingSets/{training_set_id}")
@@ -202,7 +202,7 @@ class FeaturesStore:
             NotFoundError: there is none.
         """
         table = materializations
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(sa.select(table).where(table.c.id == materialization_id)).one_or_none()
         if row is None:
             raise _missing(f"materializations/{materialization_id}")
@@ -216,6 +216,17 @@ class FeaturesStore:
             session.execute(table.update().where(table.c.id == materialization_id).values(**values))
 
     # ---- start-up
+
+    def materialized(self) -> dict[str, int]:
+        """Return the newest as-of time, µs since 1970, of what was materialized, by feature service."""
+        table = materializations
+        query = (
+            sa.select(table.c.service_id, sa.func.max(table.c.as_of_us).label("newest_us"))
+            .where(table.c.state == State.SUCCEEDED)
+            .group_by(table.c.service_id)
+        )
+        with self._database.reading() as session:
+            return {row.service_id: row.newest_us for row in session.execute(query)}
 
     def fail_interrupted(self, error: str) -> int:
         """Mark the work that an earlier process left RUNNING as failed, and return how much there was."""

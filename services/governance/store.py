@@ -17,6 +17,7 @@ from libs.sql import Database
 from services.governance.bundle import PolicyBundle
 from services.governance.erasure import ErasureRequest, State, decode_stores, encode_stores
 from services.governance.held_segment import HASH_BYTES, HeldSegment, Owner, ReportedHead
+from services.governance.register_seal import RegisterSeal
 
 _metadata = sa.MetaData()
 _bundles = sa.Table(
@@ -73,7 +74,7 @@ _erasures = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("request_id", sa.String(36)),
     sa.Column("domain", sa.String(63)),
-    sa.Column("subject_hash", sa.String(32)),
+    sa.Column("subject_hash", sa.String(128)),
     sa.Column("state", sa.String(16)),
     sa.Column("stores", sa.Text),
     sa.Column("create_ns", sa.BigInteger),
@@ -111,7 +112,7 @@ class PolicyStore:
 
     def latest(self) -> PolicyBundle | None:
         """Return the bundle with the highest version, or None."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(sa.select(_bundles).order_by(_bundles.c.version.desc()).limit(1)).one_or_none()
         return None if row is None else PolicyBundle(**row._mapping)
 
@@ -171,7 +172,7 @@ class TrailStore:
     def names_after(self, name: str, limit: int) -> list[str]:
         """Return ids of segments above ``name``, in order: by service, instance and sequence."""
         query = sa.select(_segments.c.name).where(_segments.c.name > name).order_by(_segments.c.name).limit(limit)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return list(session.execute(query).scalars())
 
     def successor(self, owner: Owner, sequence: int) -> HeldSegment | None:
@@ -182,7 +183,7 @@ class TrailStore:
     def names_of(self, owner: Owner, limit: int) -> list[str]:
         """Return ids of the oldest segments of a chain, in order."""
         query = sa.select(_segments.c.name).where(*_of(_segments, owner)).order_by(_segments.c.name).limit(limit)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return list(session.execute(query).scalars())
 
     def remove_segment(self, name: str, owner: Owner, events: Iterable[tuple[int, AuditEvent]]) -> None:
@@ -195,7 +196,7 @@ class TrailStore:
 
     def anchors(self) -> dict[str, str]:
         """Return the signed notes of all anchors by id, in order."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = session.execute(sa.select(_anchors).order_by(_anchors.c.id)).all()
         return {row.id: row.note for row in rows}
 
@@ -208,7 +209,7 @@ class TrailStore:
     def ends(self) -> dict[Owner, int]:
         """Return the highest event held of each chain."""
         query = sa.select(_segments.c.service, _segments.c.instance, sa.func.max(_segments.c.last_sequence))
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = session.execute(query.group_by(_segments.c.service, _segments.c.instance)).all()
         return {(service, instance): last for service, instance, last in rows}
 
@@ -223,7 +224,7 @@ class TrailStore:
 
     def heads(self) -> list[ReportedHead]:
         """Return the last reported head of each chain."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = session.execute(sa.select(_heads).order_by(_heads.c.service, _heads.c.instance)).all()
         return [ReportedHead((row.service, row.instance), row.sequence, row.chain_hash, row.report_ns) for row in rows]
 
@@ -243,14 +244,14 @@ class TrailStore:
                 query = query.where(column == wanted)
         if position is not None:
             query = query.where(sa.tuple_(_events.c.event_ns, _events.c.id) < position)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = session.execute(query).all()
         return [(row.id, StoredEvent(row.service, row.instance, *decode(row.record))) for row in rows]
 
     def _one_segment(self, *conditions: Any, order: Any = None) -> HeldSegment | None:
         order = _segments.c.first_sequence.desc() if order is None else order
         query = sa.select(_segments).where(*conditions).order_by(order).limit(1)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(query).one_or_none()
         if row is None:
             return None
@@ -269,8 +270,10 @@ class TrailStore:
 class ErasureStore:
     """Erasure requests. All methods block; each is one transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, seal: RegisterSeal | None = None) -> None:
+        """Take the database, and what seals subjects in one whose files are not encrypted."""
         self._database = database
+        self._seal = seal
 
     def add(self, request: ErasureRequest) -> ErasureRequest:
         """Keep a request; when there is one of the same ``request_id``, return that instead."""
@@ -278,14 +281,14 @@ class ErasureStore:
             query = sa.select(_erasures).where(_erasures.c.request_id == request.request_id)
             row = session.execute(query).one_or_none()
             if row is not None:
-                return _erasure(row._mapping)
-            session.execute(_erasures.insert().values(**_erasure_values(request)))
+                return self._erasure(row)
+            session.execute(_erasures.insert().values(**self._values(request)))
         return request
 
     def save(self, request: ErasureRequest) -> None:
         """Keep a request in place of what it was."""
         with self._database.session() as session:
-            session.execute(_erasures.update().where(_erasures.c.id == request.id).values(**_erasure_values(request)))
+            session.execute(_erasures.update().where(_erasures.c.id == request.id).values(**self._values(request)))
 
     def get(self, request_id: str) -> ErasureRequest:
         """Return a request by the last part of its name.
@@ -293,12 +296,12 @@ class ErasureStore:
         Raises:
             NotFoundError: there is none.
         """
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(sa.select(_erasures).where(_erasures.c.id == request_id)).one_or_none()
         if row is None:
             name = f"erasureRequests/{request_id}"
             raise NotFoundError(f"{name} does not exist", metadata={"resource": name})
-        return _erasure(row._mapping)
+        return self._erasure(row)
 
     def page_before(self, position: tuple[int, str] | None, limit: int) -> list[ErasureRequest]:
         """Return requests, newest first, behind a (create_ns, id) position."""
@@ -313,9 +316,16 @@ class ErasureStore:
         return self._requests(query)
 
     def _requests(self, query: Any) -> list[ErasureRequest]:
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows: Sequence[Any] = session.execute(query).all()
-        return [_erasure(row._mapping) for row in rows]
+        return [self._erasure(row) for row in rows]
+
+    def _values(self, request: ErasureRequest) -> dict[str, Any]:
+        return _erasure_values(self._seal.close(request) if self._seal else request)
+
+    def _erasure(self, row: sa.Row[Any]) -> ErasureRequest:
+        kept = _erasure(row._mapping)
+        return self._seal.open(kept) if self._seal else kept
 
 
 def _of(table: sa.Table, owner: Owner) -> tuple[Any, Any]:

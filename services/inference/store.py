@@ -48,7 +48,7 @@ class DeploymentTable:
 
     def all(self) -> list[DeploymentRecord]:
         """Return every record by id."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             rows = session.execute(sa.select(_DEPLOYMENTS).order_by(_DEPLOYMENTS.c.deployment_id)).mappings().all()
         return [_record(dict(row)) for row in rows]
 

@@ -7,16 +7,20 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from libs.config import ServiceConfig
+from libs.config import LakeConfig
 from services.ingestion.append import MIB, AppendLimits
 
 
-class IngestionConfig(ServiceConfig):
+class IngestionConfig(LakeConfig):
     """What the ingestion service is told beside what every service is; see ``ServiceConfig``."""
 
     service: str = "ingestion"
+    # Appends to one dataset wait for one another, some 50 ms each: more of them in progress would outlive their deadlines.
+    max_calls: int = Field(default=64, ge=1, description="Calls in progress before new ones are refused.")
     lake_location: str = Field(
-        default="", pattern="^(file:///.+)?$", description="Where the lake is; empty for `lake` in the data folder."
+        default="",
+        pattern="^(file:///.+|(s3|az|gs)://[^/?#]+/[^?#]+)?$",
+        description="Where the lake is, such as `s3://bucket/prefix`; empty for `lake` in the data folder.",
     )
     append_max_mib: int = Field(default=256, ge=1, description="Rows of one append, in memory.")
     appends_total_mib: int = Field(default=512, ge=1, description="Rows of all appends under way, in memory.")

@@ -96,7 +96,7 @@ class IngestionStore:
         Raises:
             NotFoundError: there is none of that id.
         """
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(sa.select(datasets).where(datasets.c.id == dataset_id)).one_or_none()
         if row is None:
             name = f"datasets/{dataset_id}"
@@ -106,13 +106,13 @@ class IngestionStore:
     def datasets_after(self, dataset_id: str, limit: int) -> list[Dataset]:
         """Return datasets by id, those above ``dataset_id`` only."""
         query = sa.select(datasets).where(datasets.c.id > dataset_id).order_by(datasets.c.id).limit(limit)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [_dataset(row) for row in session.execute(query)]
 
     def datasets_in(self, domain: str) -> list[Dataset]:
         """Return the datasets of a pseudonym domain by id."""
         query = sa.select(datasets).where(datasets.c.pseudonym_domain == domain).order_by(datasets.c.id)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [_dataset(row) for row in session.execute(query)]
 
     # ---- appends
@@ -120,7 +120,7 @@ class IngestionStore:
     def find_append(self, dataset_id: str, request_id: str) -> Append | None:
         """Return a finished append, or None."""
         query = sa.select(appends).where(_is(dataset_id, request_id), appends.c.visible)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(query).one_or_none()
         return None if row is None else Append(row.version, row.row_count, row.quarantined_row_count)
 
@@ -172,7 +172,7 @@ class IngestionStore:
     def unfinished_appends(self) -> list[tuple[str, str]]:
         """Return (dataset id, request id) of the appends that a crash left invisible."""
         query = sa.select(appends.c.dataset_id, appends.c.request_id).where(~appends.c.visible)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [(row.dataset_id, row.request_id) for row in session.execute(query)]
 
     # ---- quarantine
@@ -180,7 +180,7 @@ class IngestionStore:
     def quarantined_count(self, dataset_id: str) -> int:
         """Return the number of rows in quarantine."""
         query = sa.select(sa.func.count()).select_from(_visible_rows()).where(quarantine.c.dataset_id == dataset_id)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return session.scalar(query) or 0
 
     def quarantined_before(self, dataset_id: str, before: int | None, limit: int) -> list[QuarantineEntry]:
@@ -194,7 +194,7 @@ class IngestionStore:
         )
         if before is not None:
             query = query.where(quarantine.c.id < before)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [
                 QuarantineEntry(row.id, row.row_index, row.reason, row.create_us, row.request_id)
                 for row in session.execute(query)
@@ -210,7 +210,7 @@ class IngestionStore:
                 .order_by(quarantine.c.id)
                 .limit(_CHUNK_ROWS)
             )
-            with self._database.session() as session:
+            with self._database.reading() as session:
                 rows = session.execute(query).all()
             if not rows:
                 return
@@ -218,10 +218,11 @@ class IngestionStore:
             yield [(row.id, row.request_id, SealedRow(row.row_index, row.reason, row.content)) for row in rows]
 
     def delete_quarantined(self, ids: Sequence[int]) -> None:
-        """Delete quarantined rows; the database overwrites what they held."""
+        """Delete quarantined rows; the database keeps nothing of what they held."""
         with self._database.session() as session:
             for start in range(0, len(ids), _CHUNK_ROWS):
                 session.execute(quarantine.delete().where(quarantine.c.id.in_(ids[start : start + _CHUNK_ROWS])))
+        self._database.scrub(quarantine.name)
 
 
 def _dataset(row: sa.Row[Any]) -> Dataset:

@@ -91,7 +91,7 @@ class TrainingStore:
         Raises:
             NotFoundError: there is none.
         """
-        with self._database.session() as session:
+        with self._database.reading() as session:
             row = session.execute(sa.select(training_runs).where(training_runs.c.id == run_id)).one_or_none()
         if row is None:
             raise _missing(f"trainingRuns/{run_id}")
@@ -102,7 +102,7 @@ class TrainingStore:
         query = sa.select(training_runs).order_by(training_runs.c.sequence.desc()).limit(limit)
         if before is not None:
             query = query.where(training_runs.c.sequence < before)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [(row.sequence, _run(row)) for row in session.execute(query)]
 
     def set_state(
@@ -162,7 +162,7 @@ class TrainingStore:
             NotFoundError: there is none.
         """
         table = model_versions
-        with self._database.session() as session:
+        with self._database.reading() as session:
             number = _number(session, model, label)
             row = session.execute(
                 sa.select(table).where(table.c.model == model, table.c.number == number)
@@ -181,7 +181,7 @@ class TrainingStore:
         query = sa.select(table).where(table.c.model == model).order_by(table.c.number.desc()).limit(limit)
         if before is not None:
             query = query.where(table.c.number < before)
-        with self._database.session() as session:
+        with self._database.reading() as session:
             if not session.execute(sa.select(table.c.number).where(table.c.model == model).limit(1)).first():
                 raise _missing(f"models/{model}")
             return [_version(row) for row in session.execute(query)]
@@ -196,12 +196,12 @@ class TrainingStore:
             .order_by(table.c.model)
             .limit(limit)
         )
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return [ModelRecord(row.model, row.latest, _aliases(session, row.model)) for row in session.execute(query)]
 
     def aliases_of(self, model: str, number: int) -> list[str]:
         """Return the aliases that point at a version, sorted."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return sorted(alias for alias, target in _aliases(session, model).items() if target == number)
 
     def point_alias(self, model: str, alias: str, number: int) -> None:
@@ -213,7 +213,7 @@ class TrainingStore:
 
     def artifact_digests(self) -> set[str]:
         """Return the digests of all artifacts that versions name."""
-        with self._database.session() as session:
+        with self._database.reading() as session:
             return set(session.execute(sa.select(model_versions.c.artifact_digest)).scalars())
 
 

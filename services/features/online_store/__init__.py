@@ -10,7 +10,7 @@ that every engine holds the same bytes. An engine MUST:
 4. return no value that was sealed under another schema version, for another view or for another entity;
 5. after an erasure hold no trace of the entity: no key, no sealed byte, not in freed space either.
 
-`tests/unit/features/online_store_conformance.py` states them as tests, which every engine runs.
+`tests/conformance/stores/online_store_conformance.py` states them as tests, which every engine runs.
 """
 
 from __future__ import annotations

@@ -18,16 +18,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import lmdb
-import numpy as np
 
 from hedgerow.errors import ResourceExhaustedError
 from services.features.online_store import Erased, StoredView, Values
-from services.features.online_store.sealing import STAMP_BYTES, Sealing, pack, stamp
+from services.features.online_store.sealing import Sealing, block_of, pack, stamp
 
 _PREFIX = "generation-"
 _PARTIAL = ".partial"
 _COPY_BATCH = 10_000
-_NO_EVENT = np.iinfo(np.int64).min
 
 
 class LmdbOnlineStore:
@@ -63,12 +61,9 @@ class LmdbOnlineStore:
     def read(self, view: StoredView, entities: Sequence[str]) -> Values:
         """See `OnlineStore.read`."""
         keys = self._sealing.entity_keys(view.view_id, entities)
-        absent = _NO_EVENT.to_bytes(8, "little", signed=True) + bytes(8) + b"\0\0\0\0\0\0\xf8\x7f" * view.width
         with self._swap_lock, self._environment.begin() as transaction:
             stored = [_get(transaction, key) for key in keys]
-        rows = [plain or absent for plain in self._sealing.open(view, keys, stored)]
-        block = np.frombuffer(b"".join(rows), dtype="<f8").reshape(len(rows), view.width + STAMP_BYTES // 8)
-        return Values(block[:, 2:], block[:, :1].view("<i8")[:, 0])
+        return block_of(self._sealing.open(view, keys, stored), view.width)
 
     def erase(self, view_ids: Sequence[str], entity: str) -> Erased:
         """See `OnlineStore.erase`."""

@@ -20,11 +20,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hedgerow.errors import DataLossError
-from services.features.online_store import StoredView
+from services.features.online_store import StoredView, Values
 
 _FORMAT = b"\x01"
 _NONCE = 12
 STAMP_BYTES = 16
+_NO_EVENT = int(np.iinfo(np.int64).min)
 
 
 class Sealing:
@@ -107,6 +108,14 @@ def pack(event_us: npt.NDArray[np.int64], as_of_us: int, values: npt.NDArray[np.
     stamps[:, 1] = as_of_us
     block[:, 2:] = values
     return [row.tobytes() for row in block]
+
+
+def block_of(plains: Sequence[bytes | None], width: int) -> Values:
+    """Return the values of plaintexts as `OnlineStore.read` does: NaN, and the least event time, where there is none."""
+    absent = _NO_EVENT.to_bytes(8, "little", signed=True) + bytes(8) + b"\0\0\0\0\0\0\xf8\x7f" * width
+    content = b"".join(plain or absent for plain in plains)
+    block = np.frombuffer(content, dtype="<f8").reshape(len(plains), width + STAMP_BYTES // 8)
+    return Values(block[:, 2:], block[:, :1].view("<i8")[:, 0])
 
 
 def stamp(plain: bytes) -> tuple[int, int]:

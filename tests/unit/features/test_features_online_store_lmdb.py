@@ -15,7 +15,7 @@ from hedgerow.errors import DataLossError, ResourceExhaustedError
 from services.features.online_store import OnlineStore
 from services.features.online_store.lmdb import LmdbOnlineStore
 from services.features.online_store.sealing import Sealing
-from tests.unit.features.online_store_conformance import (
+from tests.conformance.stores.online_store_conformance import (
     VIEW,
     OnlineStoreConformance,
     Open,

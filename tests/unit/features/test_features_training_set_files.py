@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,7 +111,17 @@ def test_a_failed_rewrite_leaves_the_file_as_it_was(files: TrainingSetFiles, tmp
 
 
 def test_what_a_crash_left_is_removed(files: TrainingSetFiles, tmp_path: Path) -> None:
-    (tmp_path / "sets" / "half.partial").write_bytes(b"x")
-    TrainingSetFiles(tmp_path / "sets")
-    assert files.ids() == ["credit"]
-    assert len(list((tmp_path / "sets").iterdir())) == 1
+    partial = tmp_path / "sets-partial"
+    (partial / "half.1").write_bytes(b"x")
+
+    def frames() -> Iterator[bytes]:
+        yield b"one"
+        # Another replica starts while this one writes.
+        TrainingSetFiles(tmp_path / "sets")
+        assert [path.name.partition(".")[0] for path in partial.iterdir()] == ["whole"]
+        yield b"two"
+
+    files.write("whole", KEY, b"wrapped", frames())
+    assert list(files.read("whole", KEY)) == [b"one", b"two"]
+    assert files.ids() == ["credit", "whole"]
+    assert not list(partial.iterdir())

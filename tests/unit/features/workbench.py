@@ -16,6 +16,7 @@ from libs.sql import Database, open_database
 from services.features.builds import Builds
 from services.features.definitions import Definitions
 from services.features.erasure import ErasureGate, SubjectEraser
+from services.features.held_files import HeldFiles
 from services.features.migrations import MIGRATIONS
 from services.features.online_store.lmdb import LmdbOnlineStore
 from services.features.online_store.sealing import Sealing
@@ -130,6 +131,7 @@ async def workbench(folder: Path, snapshots: HeldSnapshots, *, max_jobs: int = 4
         gate=gate,
         new_key=new_key,
         feed=feed,
+        running=HeldFiles(folder / "running"),
         job_workers=Workers("jobs", threads=1, waiting=max_jobs),
         read_workers=Workers("reads", threads=1, waiting=2),
         max_jobs=max_jobs,

@@ -9,7 +9,7 @@ import pytest
 
 from hedgerow.errors import CallCancelledError, DataLossError, FailedPreconditionError, UnavailableError
 from libs.lake.delta_log import DeltaLog
-from libs.lake.folder import TableFolder
+from libs.lake.local_folder import LocalFolder
 from tests.unit.lake.lake_fixtures import KeyService, clients, make_table, read, rows
 
 SUBJECT = "5b1d4e8fa0c93377aa00112233445566"
@@ -30,7 +30,7 @@ def erased(table: object, version: int) -> str:
 
 def test_prv_01_the_subject_is_found_nowhere_and_other_history_still_opens(tmp_path: Path, service: KeyService) -> None:
     table = make_table(tmp_path, service)
-    folder = TableFolder((tmp_path / "clients").as_uri())
+    folder = LocalFolder((tmp_path / "clients").as_uri())
     table.append(rows("early"), "r0")
     for i in range(5):
         table.append(rows(f"other{i}", SUBJECT), f"r{i + 1}")
@@ -97,8 +97,8 @@ def test_an_erasure_that_dies_is_taken_up_again(
     table.append(rows("a", SUBJECT), "r1")
     target, name = {
         "commit": (DeltaLog, "commit"),
-        "record": (TableFolder, "move"),
-        "delete": (TableFolder, "delete"),
+        "record": (LocalFolder, "move"),
+        "delete": (LocalFolder, "delete"),
     }[step]
 
     def die(*args: object, **kwargs: object) -> None:

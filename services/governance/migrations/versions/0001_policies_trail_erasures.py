@@ -8,6 +8,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# An INTEGER of SQLite has 64 bits and counts by itself under that name alone.
+_ROW_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     """Create the tables."""
@@ -33,7 +36,7 @@ def upgrade() -> None:
     op.create_index("ix_audit_segments_chain", "audit_segments", ["service", "instance", "first_sequence"], unique=True)
     op.create_table(
         "audit_events",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ROW_NUMBER, primary_key=True, autoincrement=True),
         sa.Column("service", sa.String(32), nullable=False),
         sa.Column("instance", sa.String(32), nullable=False),
         sa.Column("event_ns", sa.BigInteger, nullable=False),
@@ -58,7 +61,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("request_id", sa.String(36), nullable=False, unique=True),
         sa.Column("domain", sa.String(63), nullable=False),
-        sa.Column("subject_hash", sa.String(32), nullable=False),
+        sa.Column("subject_hash", sa.String(128), nullable=False),
         sa.Column("state", sa.String(16), nullable=False, index=True),
         sa.Column("stores", sa.Text, nullable=False),
         sa.Column("create_ns", sa.BigInteger, nullable=False),

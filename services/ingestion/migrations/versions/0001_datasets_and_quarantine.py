@@ -8,6 +8,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# An INTEGER of SQLite has 64 bits and counts by itself under that name alone.
+_ROW_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     """Create the tables."""
@@ -31,7 +34,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "quarantine",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", _ROW_NUMBER, primary_key=True, autoincrement=True),
         sa.Column("dataset_id", sa.String(63), nullable=False),
         sa.Column("request_id", sa.String(36), nullable=False),
         sa.Column("row_index", sa.BigInteger, nullable=False),

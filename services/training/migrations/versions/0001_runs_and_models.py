@@ -8,12 +8,15 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# An INTEGER of SQLite has 64 bits and counts by itself under that name alone.
+_ROW_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     """Create the tables."""
     op.create_table(
         "training_runs",
-        sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("sequence", _ROW_NUMBER, primary_key=True, autoincrement=True),
         sa.Column("id", sa.String(63), nullable=False, unique=True),
         sa.Column("requester", sa.String(256), nullable=False),
         sa.Column("request_id", sa.String(36), nullable=False),
