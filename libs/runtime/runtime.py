@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import ssl
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,10 +30,14 @@ from libs.rpc.server import Server
 from libs.rpc.service import Service
 from libs.runtime.enrolment import obtain_identity
 from libs.runtime.fork_guard import guard_forks
+from libs.runtime.metrics_port import MetricsPort
 from libs.runtime.policies import PolicyFile
 from libs.runtime.revocations import RevocationFile
 from libs.runtime.secrets import Secrets, SecretsClient
-from libs.telemetry import CallMetrics, Tracer, configure_logging, configure_tracing, get_logger, serve_metrics
+from libs.runtime.vital_signs import Watches, show_audit, show_children, show_identity, show_policies
+from libs.telemetry import CallMetrics, Tracer, configure_logging, configure_tracing, get_logger
+from libs.telemetry.loop_lag import watch_loop
+from libs.telemetry.pool import ObservedPool, observe_pools
 from libs.telemetry.traces import FileSpanExporter
 
 START_SECONDS = 30.0
@@ -59,7 +61,8 @@ class Runtime:
         authorizer: decides calls; follows the bundles of governance.
         trust: judges peers; follows the secrets service.
         registry: metrics of this process.
-        metrics: those of its calls, over all its ports.
+        metrics: those of its calls, over all its ports; ``metrics.instruments`` makes more.
+        pools: the threads to show; a service adds its own.
     """
 
     def __init__(self, config: ServiceConfig, folder: IdentityFolder, secrets: Secrets | None) -> None:
@@ -72,6 +75,11 @@ class Runtime:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self.metrics = CallMetrics(self.registry)
+        self.pools: list[ObservedPool] = []
+        observe_pools(self.metrics.instruments, self.pools)
+        show_identity(self.metrics.instruments, folder)
+        show_children(self.metrics.instruments)
+        self._watches = Watches(self.metrics.instruments)
         self.trust = TrustStore(config.trust_domain)
         # Of no version: whatever the secrets service says next replaces it.
         self._revocations = RevocationFile(config.data_dir)
@@ -79,6 +87,7 @@ class Runtime:
         self.trust.update(0, self._kept_serials)
         self.policy_file = PolicyFile(config.data_dir, config.trust_dir)
         self.authorizer = self.policy_file.load()
+        show_policies(self.metrics.instruments, self.authorizer)
         self._channels: dict[str, RotatingChannel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -107,11 +116,14 @@ class Runtime:
         Raises:
             HedgerowError: the service cannot start, and why.
         """
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(config.worker_threads, "blocking"))
+        blocking = ObservedPool(config.worker_threads, "blocking")
+        asyncio.get_running_loop().set_default_executor(blocking)
         configure_tracing(config.service, FileSpanExporter(config.data_dir / "traces.jsonl"))
         folder = IdentityFolder(config.data_dir / "identity")
         await (obtain(folder) if obtain else obtain_identity(config, folder))
         runtime = cls(config, folder, secrets)
+        runtime.pools.append(blocking)
+        runtime.spawn(watch_loop(runtime.metrics.instruments))
         renewer = IdentityRenewer(
             folder, renewal or runtime._renew, on_failure=lambda error: log.error("renewal_failed", reason=_why(error))
         )
@@ -145,8 +157,8 @@ class Runtime:
         key = f"keys/{self.config.service}-{name}"
         path = self.config.data_dir / "keys" / f"{name}.wrapped"
         if path.exists():
-            return await self._patiently(lambda: self.secrets.unwrap(key, path.read_bytes()))
-        plaintext, wrapped = await self._patiently(lambda: self.secrets.create_data_key(key))
+            return await self.patiently(lambda: self.secrets.unwrap(key, path.read_bytes()))
+        plaintext, wrapped = await self.patiently(lambda: self.secrets.create_data_key(key))
         await asyncio.to_thread(write_private, path, wrapped)
         return plaintext
 
@@ -169,7 +181,7 @@ class Runtime:
         """Call at shutdown, after the last call has ended; the latest registered first."""
         self._closers.append(closer)
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until a dependency is there, for as long as a start may take."""
         deadline = self._loop.time() + START_SECONDS
         while True:
@@ -209,6 +221,8 @@ class Runtime:
             )
             await self._audit.start()
             self.on_close(self._audit.close)
+            audit = self._audit
+            show_audit(self.metrics.instruments, lambda: audit)
         return self._audit
 
     async def _ship(self, name: str, content: bytes, checkpoint: str) -> None:
@@ -231,11 +245,14 @@ class Runtime:
             watch_trust: follow the secrets service; False inside that service.
         """
         chain = await self.chain()
-        server = Server(chain, services, self.folder, self.config.listen, lane_listen=self.config.lane_listen)
+        config = self.config
+        server = Server(
+            chain, services, self.folder, config.listen, transport=config.transport, lane_listen=config.lane_listen
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         await server.start()
-        self._serve_metrics()
+        self._open_metrics()
         if watch_policies:
             self.spawn(self._watch_policies())
         if watch_trust:
@@ -243,7 +260,7 @@ class Runtime:
         await server.health.set(True)
         log.info("serving", services=[service.name for service in services])
         await self._stop.wait()
-        await server.stop(notice=self.config.drain_notice_seconds, grace=self.config.drain_grace_seconds)
+        await server.stop(notice=config.drain_notice_seconds, grace=config.drain_grace_seconds)
         await self.close()
         return 0
 
@@ -286,37 +303,11 @@ class Runtime:
         for channel in self._channels.values():
             await channel.close()
 
-    def _serve_metrics(self) -> None:
-        self._metrics_context = self._new_metrics_context()
-        host, _, port = self.config.metrics_listen.rpartition(":")
-        try:
-            server, _ = serve_metrics(self.registry, host, int(port), lambda: self._metrics_context)
-        except OSError as error:
-            raise UnavailableError(f"{self.config.metrics_listen} cannot be bound; is the port taken?") from error
-
-        async def close() -> None:
-            await asyncio.to_thread(server.shutdown)
-            server.server_close()
-
-        self.on_close(close)
-        self.spawn(self._rotate_metrics())
-
-    def _new_metrics_context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=self._identity().roots_pem.decode())
-        context.load_cert_chain(self.folder.folder / "identity.pem")
-        return context
-
-    async def _rotate_metrics(self) -> None:
-        served = self._identity()
-        while True:
-            await asyncio.sleep(RETRY_SECONDS)
-            if (identity := self._identity()) is not served:
-                served = identity
-                # A new one, because a context cannot be told to distrust a root.
-                self._metrics_context = self._new_metrics_context()
+    def _open_metrics(self) -> None:
+        port = MetricsPort(self.registry, self.config.metrics_listen, self._identity, self.folder.folder)
+        port.open()
+        self.on_close(port.close)
+        self.spawn(port.rotate())
 
     # ---- what is followed
 
@@ -357,12 +348,15 @@ class Runtime:
     ) -> None:
         """Apply each message of a watch, opening it again for ever at a steady pace."""
         client = self.client(service, descriptor)
+        self._watches.broken(method)
         while True:
             try:
                 async for message in client.stream(method, request, timeout=WATCH_SECONDS):
                     await apply(message)
+                    self._watches.opened(method)
             except Exception as error:  # a full disk must not end what brings policies and revocations
                 log.warning("watch_interrupted", method=method, reason=_short(error))
+            self._watches.broken(method)
             await asyncio.sleep(RETRY_SECONDS)
 
 

@@ -1,99 +1,98 @@
-"""Prometheus metrics of calls, and the endpoint that serves them over mutual TLS.
+"""Metrics of calls: rate, failures, duration, queue delay and how full the server is.
 
-Labels are method paths and gRPC codes: both are bounded, because unknown methods share the label ``unknown``.
+Labels are registered methods, gRPC codes and the reasons of the contract, so all are bounded.
 """
 
 from __future__ import annotations
 
-import ssl
-import threading
+import time
+from bisect import bisect_left
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry
 
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-REQUEST_SECONDS = 10.0
+from libs.telemetry.cells import Cells
+from libs.telemetry.instruments import SECONDS, Instruments
+
+MAX_METHODS = 128
+MAX_OUTCOMES = 1024
+MAX_REASONS = 64
+# Shown as 0 from the start: an alert on the increase of a count would not see the first of a series that just began.
+SHOWN_REASONS = (
+    "ARTIFACT_UNTRUSTED",
+    "AUDIT_BROKEN",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_REVOKED",
+    "DATA_CORRUPT",
+    "OVERLOADED",
+    "POLICY_DENIED",
+    "PURPOSE_NOT_PERMITTED",
+    "RATE_LIMITED",
+)
 
 
 class CallMetrics:
-    """Rate, errors and duration of calls, and how many are in flight."""
+    """What each call adds to. Belongs to the event loop.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    Attributes:
+        registry: what is scraped.
+        instruments: to add metrics of the service beside these.
+    """
+
+    def __init__(self, registry: CollectorRegistry, cells: Cells | None = None) -> None:
         self.registry = registry
-        self._handled = Counter(
-            "hedgerow_rpc_handled_total", "Calls that ended, by method and code.", ["method", "code"], registry=registry
+        self.instruments = instruments = Instruments(registry, cells)
+        self._handled = instruments.counter(
+            "hedgerow_rpc_handled", "Calls that ended, by method and code.", ["method", "code"], limit=MAX_OUTCOMES
         )
-        self._seconds = Histogram(
-            "hedgerow_rpc_seconds", "Duration of calls in seconds.", ["method"], buckets=BUCKETS, registry=registry
+        self._failed = instruments.counter(
+            "hedgerow_rpc_failures", "Calls that failed, by reason.", ["reason"], limit=MAX_REASONS
         )
+        for reason in SHOWN_REASONS:
+            self._failed.start((reason,))
+        self._seconds = instruments.histogram(
+            "hedgerow_rpc_seconds", "Duration of calls in seconds.", ["method"], limit=MAX_METHODS
+        )
+        self._queue = instruments.histogram(
+            "hedgerow_rpc_queue_seconds", "Seconds from the arrival of a call to the start of its handler."
+        )
+        self._queue_start = self._queue.start(())
         self._in_flight: list[Callable[[], int]] = []
-        gauge = Gauge("hedgerow_rpc_in_flight", "Calls in progress.", registry=registry)
-        gauge.set_function(lambda: sum(count() for count in self._in_flight))
-        self._children: dict[tuple[str, str], Callable[[float], None]] = {}
+        self._capacity = 0
+        instruments.read_gauge("hedgerow_rpc_in_flight", "Calls in progress.", self._read_in_flight)
+        instruments.read_gauge(
+            "hedgerow_rpc_capacity", "Calls in progress from which on new ones are refused.", self._read_capacity
+        )
+        self._outcomes: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def add_in_flight(self, count: Callable[[], int]) -> None:
-        """Add a port's calls in progress to the gauge."""
+    def add_in_flight(self, count: Callable[[], int], capacity: int = 0) -> None:
+        """Add a port's calls in progress, and how many it takes, to the gauges."""
         self._in_flight.append(count)
+        self._capacity += capacity
+
+    def _read_in_flight(self) -> dict[tuple[str, ...], float]:
+        return {(): sum(count() for count in self._in_flight)}
+
+    def _read_capacity(self) -> dict[tuple[str, ...], float]:
+        return {(): self._capacity}
+
+    def started(self, arrived: float) -> None:
+        """Count the queue delay of a call whose handler starts now; ``arrived`` is of ``time.perf_counter``."""
+        self._queue.observe_at(self._queue_start, time.perf_counter() - arrived)
 
     def ended(self, method: str, code: str, seconds: float) -> None:
         """Count a call that ended."""
-        child = self._children.get((method, code))
-        if child is None:
-            # The children are looked up once: a labels() call costs more than the rest of this method.
-            count, observe = self._handled.labels(method, code).inc, self._seconds.labels(method).observe
+        cells = self._outcomes.get((method, code))
+        if cells is None:
+            cells = self._handled.start((method, code)), self._seconds.start((method,))
+            if len(self._outcomes) < MAX_OUTCOMES:
+                self._outcomes[method, code] = cells
+        count, first = cells
+        values = self._handled.values
+        values[count] += 1
+        values[first] += seconds
+        values[first + 1 + bisect_left(SECONDS, seconds)] += 1
 
-            def child(value: float) -> None:
-                count()
-                observe(value)
-
-            self._children[method, code] = child
-        child(seconds)
-
-
-def serve_metrics(
-    registry: CollectorRegistry, host: str, port: int, context: Callable[[], ssl.SSLContext]
-) -> tuple[ThreadingHTTPServer, threading.Thread]:
-    """Serve ``/metrics`` over mutual TLS in a thread of its own; close with ``shutdown()``.
-
-    Args:
-        registry: what to expose.
-        host: address to bind.
-        port: port to bind; 0 picks one.
-        context: returns what each handshake is to use; it requires client certificates.
-    """
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_SECONDS
-
-        def do_GET(self) -> None:
-            if self.path != "/metrics":
-                self.send_error(404)
-                return
-            body = generate_latest(registry)
-            self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE_LATEST)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base names it
-            """Scrapes are not worth a line each."""
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def finish_request(self, request: object, client_address: object) -> None:
-            # The handshake runs in the request's own thread, so that a silent client holds up nobody else.
-            request.settimeout(REQUEST_SECONDS)  # type: ignore[attr-defined]
-            try:
-                with context().wrap_socket(request, server_side=True) as wrapped:  # type: ignore[arg-type]
-                    Handler(wrapped, client_address, self)
-            except (OSError, ssl.SSLError):
-                return
-
-    server = Server((host, port), Handler)
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-    thread.start()
-    return server, thread
+    def failed(self, reason: str) -> None:
+        """Count why a call failed."""
+        self._failed.add(reason)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.propagate import extract
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -19,6 +19,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
+# The lowest bit of the flags, the last two digits of a traceparent; other bits have other meanings.
+SAMPLED = "13579bdf"
 
 
 class Tracer:
@@ -29,28 +31,38 @@ class Tracer:
         self._ratio = ratio
 
     @contextlib.contextmanager
-    def span(self, name: str, metadata: Mapping[str, str]) -> Iterator[None]:
-        """Open a span named for the method, child of the caller's; of an exception it keeps the type alone."""
-        with self._tracer.start_as_current_span(
-            name,
-            context=extract(metadata),
-            kind=trace.SpanKind.SERVER,
-            # Both would write its message, and one its stack trace, which may quote data.
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                yield
-            except BaseException as error:
-                span.set_status(trace.StatusCode.ERROR)
-                span.set_attribute("error.type", type(error).__name__)
-                raise
+    def span(self, name: str, metadata: Mapping[str, str], *, whole_task: bool = False) -> Iterator[None]:
+        """Open a span named for the method, child of the caller's; of an exception it keeps the type alone.
+
+        Args:
+            name: the method.
+            metadata: of the call.
+            whole_task: whether it stays the current one until the task ends. An answer that streams needs this, because
+                what is left of its generator may be closed in another context.
+        """
+        span = self._tracer.start_span(name, context=extract(metadata), kind=trace.SpanKind.SERVER)
+        token = context.attach(trace.set_span_in_context(span))
+        try:
+            yield
+        except BaseException as error:
+            # Its message and its stack trace may quote data.
+            span.set_status(trace.StatusCode.ERROR)
+            span.set_attribute("error.type", type(error).__name__)
+            raise
+        finally:
+            span.end()
+            if not whole_task:
+                context.detach(token)
+
+    def stream_span(self, name: str, metadata: Mapping[str, str]) -> contextlib.AbstractContextManager[None]:
+        """Open a span for a call that streams, if it is sampled."""
+        return self.span(name, metadata, whole_task=True) if self.sampled(metadata) else contextlib.nullcontext()
 
     def sampled(self, metadata: Mapping[str, str]) -> bool:
         """Whether this call belongs to a sampled trace, or begins one."""
         parent = metadata.get("traceparent")
         if parent:
-            return parent.endswith("1")
+            return parent[-1] in SAMPLED
         return self._ratio > 0.0 and random.random() < self._ratio  # noqa: S311 - sampling, not a secret
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -14,6 +16,15 @@ from prometheus_client import CollectorRegistry
 from libs.telemetry import CallMetrics, Tracer, configure_logging, fault_location, get_logger
 
 
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Logs of the tests that follow go where they went before."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.mark.usefixtures("own_logging")
 def test_logs_are_bounded_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("test")
     get_logger().info("something_happened", count=3, text="x" * 5000)
