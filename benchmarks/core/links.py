@@ -29,6 +29,9 @@ class _Transport:
     def metadata(self) -> Mapping[str, str]:
         return self._metadata
 
+    def binary_metadata(self) -> dict[str, bytes]:
+        return {}
+
     def time_left(self) -> float:
         return 10.0
 
@@ -67,13 +70,16 @@ async def _measure(served: Served) -> dict[str, float]:
     await authorise()
 
     def begin() -> None:
-        chain._begin(transport)
-        chain._end()
+        chain._end(chain._begin(transport))
+
+    def admit() -> None:
+        chain._admit(method, transport, state)
+        chain._working = 0
 
     return {
         "request id, purpose, in flight": await _each(begin, False),
         "identity (SPIFFE, expiry, revoked)": await _each(lambda: chain._identify(transport, state), False),
-        "admit (identity, deadline, rate)": await _each(lambda: chain._admit(method, transport, state), False),
+        "admit (identity, deadline, rate)": await _each(admit, False),
         "decode": await _each(lambda: method.decode(raw), False),
         "describe and Cedar (cached)": await _each(authorise, True),
         "handler": await _each(lambda: method.handler(request, call), True),

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import signal
+import socket
 import ssl
 import statistics
 import subprocess
@@ -24,6 +25,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.core.__main__ import cpu_seconds
+from benchmarks.core.links import link_costs
 from benchmarks.report import Check, write
 from benchmarks.rpc.client import Load, bodies, connect
 from benchmarks.rpc.server import BOTH, ECHO
@@ -85,13 +87,16 @@ class Window:
     mismatch: int
 
 
-async def measure(target: Server, load: Load, callers: int, seconds: float, storm: int = 0) -> Window:
-    """Load a server and return the window after the warm-up."""
+async def measure(
+    target: Server, load: Load, callers: int, seconds: float, storm: int = 0, beside: Server | None = None
+) -> Window:
+    """Load a server, or two that share its port, and return the window after the warm-up."""
+    servers = [target, beside] if beside else [target]
     connections, streams = CALLERS[callers]
-    before_all = target.answered()
+    before_all = sum(one.answered() for one in servers)
     opened = [await connect(target.port, target.context, load, streams) for _ in range(connections)]
     await asyncio.sleep(WARM_SECONDS)
-    calls, at, cpu = load.calls, len(load.seconds), cpu_seconds(target.process.pid)
+    calls, at, cpu = load.calls, len(load.seconds), sum(cpu_seconds(one.process.pid) for one in servers)
     begun = asyncio.get_running_loop().time()
     if storm:
         # In a process of its own: a loop that shakes hands cannot time calls.
@@ -101,7 +106,7 @@ async def measure(target: Server, load: Load, callers: int, seconds: float, stor
             raise RuntimeError("a call of the storm failed")
     await asyncio.sleep(max(0.0, seconds - (asyncio.get_running_loop().time() - begun)))
     done, took = load.calls - calls, asyncio.get_running_loop().time() - begun
-    used = cpu_seconds(target.process.pid) - cpu
+    used = sum(cpu_seconds(one.process.pid) for one in servers) - cpu
     load.running = False
     for connection in opened:
         await asyncio.wait_for(connection.idle.wait(), 30)
@@ -109,7 +114,8 @@ async def measure(target: Server, load: Load, callers: int, seconds: float, stor
     if load.failures:
         raise RuntimeError(f"{load.failures} answers were not what was sent")
     latencies = sorted(load.seconds[at : at + done]) or [0.0]
-    mismatch = abs(target.answered() - before_all - load.calls * load.messages) if not storm else 0
+    answered = sum(one.answered() for one in servers) - before_all
+    mismatch = abs(answered - load.calls * load.messages) if not storm else 0
     return Window(
         done,
         done * load.messages / max(used, 0.01),
@@ -151,6 +157,15 @@ class Rounds:
                     load = Load(ECHO, bodies(SMALL))
                     self._keep(name, measure(target, load, 16, self._seconds, count))
 
+    def two_processes(self) -> None:
+        """Measure the lane in one process and in two that share a port, by requests a second."""
+        with _reserved() as port, server("lane", "plain", self._tmp, port) as first:
+            for _ in range(self._rounds):
+                self._keep("lane one_process", measure(first, Load(ECHO, bodies(SMALL)), 64, self._seconds))
+                with server("lane", "plain", self._tmp / "second", port) as second:
+                    run = measure(first, Load(ECHO, bodies(SMALL)), 64, self._seconds, beside=second)
+                    self._keep("lane two_processes", run)
+
     def median(self, name: str, what: str = "per_cpu_second") -> float:
         """Return the median of a figure."""
         return float(statistics.median(getattr(window, what) for window in self.windows[name]))
@@ -158,6 +173,15 @@ class Rounds:
     def ratio(self, name: str) -> float:
         """Return the lane's figure over that of ``grpc.aio``."""
         return self.median(f"lane {name}") / self.median(f"aio {name}")
+
+
+@contextmanager
+def _reserved() -> Iterator[int]:
+    """Keep a free port for servers that share it."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
 
 
 def main() -> None:
@@ -174,6 +198,18 @@ def main() -> None:
         rounds.compare("large_49k", "tls", 16, 49_000)
         rounds.compare("large_1m", "tls", 1, 1_000_000)
         rounds.storm()
+        rounds.two_processes()
+        links = asyncio.run(link_costs(Path(tmp)))
+    print(f"\n{'link of the chain, called alone':40}{'µs a call':>10}")
+    for name, cost in links.items():
+        print(f"{name:40}{cost:10.2f}")
+    for before, after, what in (("bare_c16", "tls_c16", "mutual TLS"), ("tls_c16", "chain_c16", "whole chain")):
+        spent = 1e6 / rounds.median(f"lane {after}") - 1e6 / rounds.median(f"lane {before}")
+        links[f"{what}, in the server"] = spent
+        print(f"{what + ', in the server':40}{spent:10.2f}")
+    print()
+    share = rounds.median("lane two_processes", "per_second") / rounds.median("lane one_process", "per_second")
+    print(f"two_process_ratio: {share:.2f} (with one generator on {os.cpu_count()} processors; not a check)")
     mismatches = sum(window.mismatch for windows in rounds.windows.values() for window in windows)
     checks = [
         Check("bare_ratio_c1", rounds.ratio("bare_c1"), "ratio", ">=", 5),
@@ -193,6 +229,9 @@ def main() -> None:
     details = {
         "cpus": os.cpu_count(),
         "seconds": seconds,
+        "links_us": links,
+        "two_process_ratio": share,
+        "fixed_over_distinct_c16": rounds.median("lane bare_fixed_c16") / rounds.median("lane bare_c16"),
         "windows": {name: [vars(window) for window in windows] for name, windows in rounds.windows.items()},
     }
     write("rpc", checks, details)

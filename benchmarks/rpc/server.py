@@ -27,7 +27,8 @@ from hedgerow.identity import IdentityFolder
 from libs.rpc.aio_transport import rotating_credentials
 from libs.rpc.chain import Chain
 from libs.rpc.lane import LanePort, Limits
-from libs.rpc.lane.connection import Connection, Lane
+from libs.rpc.lane.connection import Connection
+from libs.rpc.lane.shared import Lane
 from libs.rpc.service import Method
 from libs.telemetry import configure_logging
 from tests.support.authority import Authority, folder
@@ -143,7 +144,7 @@ async def bare(transport: str, kind: str, kept: IdentityFolder, port: int) -> No
         loop = asyncio.get_running_loop()
         methods = {method.path.encode(): method for method in echo_service(Echo()).methods}
         lane = Lane(cast(Chain, BareChain()), methods, Limits(), loop)
-        listener = await loop.create_server(lambda: PlainWire(lane), "127.0.0.1", port)
+        listener = await loop.create_server(lambda: PlainWire(lane), "127.0.0.1", port, reuse_port=bool(port))
         _ready(listener.sockets[0].getsockname()[1])
     await asyncio.Event().wait()
 

@@ -1,8 +1,13 @@
-"""Opens connections as fast as they come, 32 at once, each for one call. Arguments: port, identity folder, how many."""
+"""Opens connections as fast as they come, 32 at once, each for one call. Arguments: port, identity folder, how many.
+
+A storm comes from other machines. This one shares its processors with the server and with the generator of the steady load,
+so it runs behind both: otherwise what it takes from them would be counted as the server's.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -13,10 +18,12 @@ from benchmarks.rpc.server import ECHO
 from tests.support.h2_peer import client_context
 
 AT_ONCE = 32
+NICE = 10
 
 
 async def main() -> None:
     """Open them; fail if an answer is missing."""
+    os.nice(NICE)
     port, context, count = int(sys.argv[1]), client_context(Path(sys.argv[2])), int(sys.argv[3])
     gate, sent = asyncio.Semaphore(AT_ONCE), bodies(160)[:1]
 

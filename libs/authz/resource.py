@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """A named resource.
+class Resource(NamedTuple):
+    """A named resource; like its attributes a named tuple, which is hashed for each decision without running Python.
 
     Attributes:
         kind: the entity type in the schema, such as ``Dataset``.
@@ -22,8 +21,7 @@ SUITE = Resource("Suite", "suite")
 """What a call acts on when it names no single resource, such as a listing."""
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceAttributes:
+class ResourceAttributes(NamedTuple):
     """What policies can ask of a resource.
 
     Attributes:

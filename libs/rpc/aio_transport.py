@@ -27,6 +27,10 @@ OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.max_concurrent_streams", 1024),
+    # Calls wait inside gRPC until the loop takes them up. With its default of 1,000 to 3,000 a server in overload answers
+    # only calls whose callers have given up; between these two it refuses more and more of them, at once and for little.
+    ("grpc.server.max_pending_requests", 640),
+    ("grpc.server.max_pending_requests_hard_limit", 1280),
     # A connection stays on one worker and outlives its certificate: bound its age.
     ("grpc.max_connection_age_ms", CONNECTION_AGE_SECONDS * 1000),
     ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_SECONDS * 1000),
@@ -61,6 +65,11 @@ class AioCall:
             pairs = self._context.invocation_metadata() or ()
             self._metadata = {key: value for key, value in pairs if isinstance(value, str)}
         return self._metadata
+
+    def binary_metadata(self) -> Mapping[str, bytes]:
+        """Binary request metadata."""
+        pairs = self._context.invocation_metadata() or ()
+        return {key: value for key, value in pairs if isinstance(value, bytes) and not key.startswith("grpc-")}
 
     def time_left(self) -> float | None:
         """Seconds until the caller's deadline, or None without one."""

@@ -29,6 +29,13 @@ class TransportCall(Protocol):
     def metadata(self) -> Mapping[str, str]:
         """Textual request metadata; the last value of a repeated key."""
 
+    def binary_metadata(self) -> Mapping[str, bytes]:
+        """Binary request metadata, whose keys end in ``-bin``; the last value of a repeated key.
+
+        Raises:
+            InvalidArgumentError: a value is malformed.
+        """
+
     def time_left(self) -> float | None:
         """Seconds until the caller's deadline, or None without one."""
 
@@ -42,12 +49,18 @@ class Caller:
         kind: ``user`` or ``service``.
         id: last part of the SPIFFE ID, such as ``features``.
         on_behalf_of: SPIFFE ID of the principal the call is made for, or None.
+        principals: both, each of whom policy must permit the call.
     """
 
     principal: str
     kind: str
     id: str
     on_behalf_of: str | None = None
+    principals: tuple[str, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        both = (self.principal,) if self.on_behalf_of is None else (self.principal, self.on_behalf_of)
+        object.__setattr__(self, "principals", both)
 
     @property
     def effective(self) -> str:
@@ -64,6 +77,7 @@ class Call:
         purpose: why, as stated; empty when not.
         request_id: finds the call in logs and the audit trail.
         metadata: textual request metadata.
+        binary_metadata: returns the request metadata whose keys end in ``-bin``.
         audit_detail: counts to add to the audit event; never personal data.
     """
 
@@ -71,13 +85,14 @@ class Call:
     purpose: str
     request_id: str
     metadata: Mapping[str, str]
-    _time_left: Callable[[], float]
+    _time_left: Callable[[], float | None]
     _delegate: Callable[[str, str, float], str]
     audit_detail: dict[str, int] = field(default_factory=dict)
+    binary_metadata: Callable[[], Mapping[str, bytes]] = dict
 
     def time_left(self) -> float:
         """Seconds until the deadline; never negative."""
-        return max(0.0, self._time_left())
+        return max(0.0, self._time_left() or 0.0)
 
     def delegate(self, lifetime: float = 60.0, *, purpose: str | None = None) -> str:
         """Return a token that lets the next service act for whoever this call is made for.

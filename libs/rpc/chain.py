@@ -8,8 +8,8 @@ INTERNAL with a fixed text, and the log gets its type and place under the reques
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -74,6 +74,10 @@ class _State:
     resources: tuple[str, ...] = ()
     decision: Decision | None = None
     call: Call | None = None
+    bounded: bool = False
+    """Whether the caller set a deadline, which the transport enforces."""
+    working: bool = False
+    """Whether it takes one of the places of ``max_calls``."""
 
 
 class Chain:
@@ -103,13 +107,12 @@ class Chain:
         self._signer = signer
         self._max_calls = max_calls
         self._default_deadline = default_deadline
-        self._in_flight = 0
+        self._in_flight = self._working = 0
         self._callers: dict[tuple[str, str | None], Caller] = {}
         self._watches: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None  # while somebody waits for it
         self.draining = False
-        metrics.add_in_flight(lambda: self._in_flight)
+        metrics.add_in_flight(lambda: self._working, max_calls)
 
     def drain(self) -> None:
         """Refuse new calls and end the watches: they have no end of their own, and their callers open them elsewhere."""
@@ -119,7 +122,9 @@ class Chain:
 
     async def wait_idle(self) -> None:
         """Return when no call is in progress."""
-        await self._idle.wait()
+        if self._in_flight:
+            self._idle = self._idle or asyncio.Event()
+            await self._idle.wait()
 
     # ---- the four kinds of call, all built from the same links
 
@@ -134,19 +139,24 @@ class Chain:
         except BaseException as error:
             raise await self._failed(method, state, error) from None
         finally:
-            self._end()
+            self._end(state)
 
     async def _unary(self, method: Method, raw: bytes, transport: TransportCall, state: _State) -> bytes:
         call = self._admit(method, transport, state)
         request = _decode(method, raw)
         await self._authorise(method, request, state)
-        if transport.time_left() is None:
+        self._metrics.started(state.started)
+        if state.bounded:
+            response = await method.handler(request, call)
+        else:
             async with asyncio.timeout(self._default_deadline):
                 response = await method.handler(request, call)
-        else:
-            response = await method.handler(request, call)
         encoded = method.encode(response)
-        await self._succeeded(method, state)
+        if method.access.audit is Audit.BUFFERED:
+            self._audit.fold(_event(method, state, "OK"))
+        else:
+            await self._record(method, state, "OK")
+        self._measure(method, state, "OK")
         return encoded
 
     async def stream(
@@ -158,18 +168,19 @@ class Chain:
         if task is not None:
             self._watches.add(task)
         try:
-            call = self._admit(method, transport, state)
-            responses = await self._open(method, raws, state, call)
-            # A stream with personal data leaves only after its event is durable, so the event comes first.
-            if method.server_streaming:
-                await self._record(method, state, "OK")
-                async for response in responses:
-                    self._trust.judge_open(state.certificate_pem)
-                    yield method.encode(response)
-            else:
-                encoded = method.encode(await responses)
-                await self._record(method, state, "OK")
-                yield encoded
+            with self._tracer.stream_span(method.path, transport.metadata()):
+                call = self._admit(method, transport, state)
+                responses = await self._open(method, raws, state, call)
+                # A stream with personal data leaves only after its event is durable, so the event comes first.
+                if method.server_streaming:
+                    await self._record(method, state, "OK")
+                    async for response in responses:
+                        self._trust.judge_open(state.certificate_pem)
+                        yield method.encode(response)
+                else:
+                    encoded = method.encode(await responses)
+                    await self._record(method, state, "OK")
+                    yield encoded
             self._measure(method, state, "OK")
         except GeneratorExit:
             self._measure(method, state, "CANCELLED")
@@ -182,11 +193,12 @@ class Chain:
         finally:
             if task is not None:
                 self._watches.discard(task)
-            self._end()
+            self._end(state)
 
     async def _open(self, method: Method, raws: AsyncIterator[bytes], state: _State, call: Call) -> Any:
         first = _decode(method, await _first(raws))
         await self._authorise(method, first, state)
+        self._metrics.started(state.started)
         if not method.client_streaming:
             return method.handler(first, call)
         return method.handler(self._requests(method, first, raws, state), call)
@@ -215,41 +227,50 @@ class Chain:
     def _begin(self, transport: TransportCall) -> _State:
         metadata = transport.metadata()
         self._in_flight += 1
-        self._idle.clear()
-        request_id = metadata.get(REQUEST_ID_KEY, "")[:MAX_TEXT] or uuid.uuid4().hex
+        request_id = metadata.get(REQUEST_ID_KEY, "")[:MAX_TEXT] or os.urandom(16).hex()
         return _State(time.perf_counter(), request_id, metadata.get(PURPOSE_KEY, "")[:MAX_TEXT])
 
-    def _end(self) -> None:
+    def _end(self, state: _State) -> None:
         self._in_flight -= 1
-        if not self._in_flight:
+        self._working -= state.working
+        if self._idle is not None and not self._in_flight:
             self._idle.set()
+            self._idle = None
 
     def _admit(self, method: Method, transport: TransportCall, state: _State) -> Call:
         caller = state.caller = self._identify(transport, state)
-        if method.access.audit is not Audit.NONE:
+        access, clock = method.access, transport.time_left
+        if access.audit is not Audit.NONE:
             # Health and watches of state stay open to the last, so that probes tell the truth under load and in drain.
             if self.draining:
                 raise _shutting_down()
-            self._check_capacity()
+            self._check_capacity(state)
             # Before any work: a change must not take effect when its event cannot be written.
             self._audit.require_writable()
-        if method.access.deadline_required and transport.time_left() is None:
+        state.bounded = clock() is not None
+        if access.deadline_required and not state.bounded:
             raise InvalidArgumentError(
                 "this call needs a deadline; set a timeout in the client", reason="DEADLINE_REQUIRED"
             )
-        self._limiter.check(caller.effective)
-        state.call = Call(
-            caller, state.purpose, state.request_id, transport.metadata(), self._clock(transport), self._signer.token
-        )
-        return state.call
+        self._limiter.check(caller.on_behalf_of or caller.principal)
+        if not state.bounded:
+            clock = self._clock(transport)
+        call = state.call = Call(
+            caller, state.purpose, state.request_id, transport.metadata(), clock, self._signer.token,
+            binary_metadata=transport.binary_metadata,
+        )  # fmt: skip
+        return call
 
-    def _check_capacity(self) -> None:
-        if self._in_flight > self._max_calls:
+    def _check_capacity(self, state: _State) -> None:
+        # Watches of health, one for each client, stay for hours and cost nothing: they take no place.
+        if self._working >= self._max_calls:
             raise ResourceExhaustedError(
                 f"{self._max_calls} calls are in progress; try again shortly", reason="OVERLOADED", retry_after=0.1
             )
+        self._working += 1
+        state.working = True
 
-    def _clock(self, transport: TransportCall) -> Callable[[], float]:
+    def _clock(self, transport: TransportCall) -> Callable[[], float | None]:
         fallback = time.monotonic() + self._default_deadline
 
         def left() -> float:
@@ -296,9 +317,7 @@ class Chain:
                     missing = missing or error
             if resource.name not in state.resources and len(state.resources) < MAX_NAMED:
                 state.resources += (resource.name,)
-            for principal in (caller.principal,) if caller.on_behalf_of is None else (
-                caller.principal, caller.on_behalf_of,
-            ):  # fmt: skip
+            for principal in caller.principals:
                 decision = self._authorizer.decide(
                     principal,
                     method.action,
@@ -318,10 +337,6 @@ class Chain:
             raise missing
 
     # ---- how a call ends
-
-    async def _succeeded(self, method: Method, state: _State) -> None:
-        await self._record(method, state, "OK")
-        self._measure(method, state, "OK")
 
     def _measure(self, method: Method, state: _State, code: str) -> None:
         self._metrics.ended(method.path, code, time.perf_counter() - state.started)
@@ -343,6 +358,7 @@ class Chain:
             return error
         failure = self._translate(error, state, method)
         self._measure(method, state, failure.code_name)
+        self._metrics.failed(failure.reason)
         self._note(method, state, failure.code_name)
         return failure
 

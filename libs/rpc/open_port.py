@@ -31,7 +31,7 @@ class OpenChain(Chain):
 
     def _admit(self, method: Method, transport: TransportCall, state: _State) -> Call:
         # Its methods are not audited by the chain, but no probe may pass here: the bound holds for all.
-        self._check_capacity()
+        self._check_capacity(state)
         return super()._admit(method, transport, state)
 
     def _identify(self, transport: TransportCall, state: _State) -> Caller:

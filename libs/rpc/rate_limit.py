@@ -24,8 +24,10 @@ class RateLimiter:
             ResourceExhaustedError: the bucket is empty; ``retry_after`` says when it is not.
         """
         now = time.monotonic()
-        tokens, stamp = self._buckets.get(principal, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - stamp) * self._rate)
+        bucket = self._buckets.get(principal)
+        tokens = self._burst if bucket is None else bucket[0] + (now - bucket[1]) * self._rate
+        if tokens > self._burst:
+            tokens = self._burst
         if tokens < 1.0:
             wait = (1.0 - tokens) / self._rate
             raise ResourceExhaustedError(
@@ -33,7 +35,7 @@ class RateLimiter:
                 reason="RATE_LIMITED",
                 retry_after=wait,
             )
-        if len(self._buckets) >= MAX_BUCKETS and principal not in self._buckets:
+        if bucket is None and len(self._buckets) >= MAX_BUCKETS:
             # Full buckets carry no state worth keeping; forget those first.
             self._buckets = {p: b for p, b in self._buckets.items() if b[0] + (now - b[1]) * self._rate < self._burst}
             if len(self._buckets) >= MAX_BUCKETS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import message_factory
@@ -61,6 +61,8 @@ class Method:
         decode: bytes to request message.
         encode: response message to bytes.
         handler: the bound method of the servicer.
+        is_unary: one message each way.
+        is_watch: whether it streams states for as long as the caller listens.
     """
 
     path: str
@@ -72,11 +74,13 @@ class Method:
     describe: Callable[[Resource], Awaitable[ResourceAttributes]]
     client_streaming: bool
     server_streaming: bool
+    is_unary: bool = field(init=False)
+    is_watch: bool = field(init=False)
 
-    @property
-    def is_watch(self) -> bool:
-        """Whether this streams states for as long as the caller listens."""
-        return self.server_streaming and self.path.rpartition("/")[2].startswith("Watch")
+    def __post_init__(self) -> None:
+        watches = self.server_streaming and self.path.rpartition("/")[2].startswith("Watch")
+        object.__setattr__(self, "is_unary", not (self.client_streaming or self.server_streaming))
+        object.__setattr__(self, "is_watch", watches)
 
 
 async def describe_nothing(resource: Resource) -> ResourceAttributes:

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import hpack
 
 DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
+PRIORITY_UPDATE = 16
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ECHO = "/hedgerow.testing.v1.EchoService/Echo"
 BOTH = "/hedgerow.testing.v1.EchoService/Both"
+UP = "/hedgerow.testing.v1.EchoService/Up"
 SLEEP = "/hedgerow.testing.v1.EchoService/Sleep"
 OVER = -1
 """Type of the frame that stands for the end of the connection."""
@@ -59,6 +61,7 @@ class H2Peer:
 
     def __init__(self, port: int, context: ssl.SSLContext, settings: bytes = b"", *, hello: bool = True) -> None:
         raw = socket.create_connection(("127.0.0.1", port), timeout=5)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each small frame waits for a delayed ACK
         self.socket = context.wrap_socket(raw, server_hostname="ingestion.hedgerow.local")
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self._buffer = b""

@@ -28,6 +28,8 @@ from tests.support.authority import DOMAIN, Authority, folder
 
 # What carries the calls where a test does not say; suites that hold for both transports run once with each.
 TRANSPORT = "aio"
+# ``host:port`` of a second port on the fast lane for servers that a test starts, or none.
+LANE_LISTEN = ""
 POLICIES = Path(__file__).parents[2] / "deploy" / "policies"
 
 
@@ -53,6 +55,7 @@ class Served:
     name: str
     tmp: Path
     channels: list[RotatingChannel] = field(default_factory=list)
+    on_lane: bool = False
 
     @property
     def events(self) -> list[AuditEvent]:
@@ -62,7 +65,12 @@ class Served:
     @property
     def target(self) -> str:
         """Where it listens."""
-        return f"127.0.0.1:{self.server.port}"
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """The number of the port to call."""
+        return self.server.lane_port if self.on_lane else self.server.port
 
     def channel(self, identity: Identity) -> RotatingChannel:
         """Return a channel that presents an identity."""
@@ -116,7 +124,7 @@ async def serving(
             signer=DelegationSigner(lambda: kept.current() or identity),
             **options,
         )
-        server = Server(chain, services, kept, "127.0.0.1:0", transport=transport)
+        server = Server(chain, services, kept, "127.0.0.1:0", transport=transport, lane_listen=LANE_LISTEN)
         await server.start()
         await server.health.set(True)
         assert isinstance(audit, RecordingWriter)

@@ -7,8 +7,6 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from hedgerow.errors import (
     DeadlineExceededError,
@@ -17,10 +15,9 @@ from hedgerow.errors import (
     UnimplementedError,
 )
 from libs.rpc.call import Peer
-from libs.rpc.chain import MAX_TEXT, Chain
-from libs.rpc.lane.exchange import Exchange, LaneCall
-from libs.rpc.lane.framing import HEAD, OK, Messages, prefix, status_trailers, timeout_seconds
-from libs.rpc.lane.limits import Limits
+from libs.rpc.chain import MAX_TEXT
+from libs.rpc.lane.exchange import Exchange
+from libs.rpc.lane.framing import HEAD, OK, YEAR, check_encoding, http_fault, prefix, stated_deadline, status_trailers
 from libs.rpc.lane.session import (
     CALM,
     IDLE_FRAMES,
@@ -36,6 +33,7 @@ from libs.rpc.lane.session import (
     StreamReset,
     TrailersReceived,
 )
+from libs.rpc.lane.shared import Lane, Wire
 from libs.rpc.service import Method
 
 COPY = 16 * 1024
@@ -43,40 +41,9 @@ COPY = 16 * 1024
 CHUNK = 128 * 1024
 CHUNKS = 8
 """What one connection may write before others have their turn: a MiB."""
-MAX_SECONDS = 366 * 86400.0
 GOAWAY_SECONDS = 1.0
 """Between saying that a connection will close and refusing new streams: what is on its way is still served."""
 CLOSE_SECONDS = 5.0
-
-
-class Wire(Protocol):
-    """The bytes under a connection."""
-
-    def write(self, data: bytes) -> None:
-        """Send; the wire calls ``pause`` on the connection when its buffer is full."""
-
-    def close(self) -> None:
-        """Close when what was written has left."""
-
-    def abort(self) -> None:
-        """Close at once."""
-
-
-@dataclass(slots=True)
-class Lane:
-    """What the connections of one port share.
-
-    Attributes:
-        methods: by path.
-        held: request bytes in memory.
-    """
-
-    chain: Chain
-    methods: Mapping[bytes, Method]
-    limits: Limits
-    loop: asyncio.AbstractEventLoop
-    held: int = 0
-    connections: set[Connection] = field(default_factory=set)
 
 
 class Connection:
@@ -84,19 +51,21 @@ class Connection:
 
     __slots__ = (
         "_active", "_age", "_called", "_closing", "_early", "_exchanges", "_heard", "_held", "_idle_frames", "_last_call",
-        "_noticed", "_opened", "_paused", "_peer", "_pinged", "_retired", "_rooms", "_scheduled", "_settled", "_wire",
-        "lane", "session",
+        "_noticed", "_opened", "_paused", "_pinged", "_receiving", "_retired", "_rooms", "_scheduled", "_settled",
+        "_untimed", "_wire", "lane", "peer", "session",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, peer: Peer | None, wire: Wire) -> None:
         self.lane = lane
         self.session = Session(lane.limits)
-        self._peer = peer
+        self.peer = peer
         self._wire = wire
         self._exchanges: dict[int, Exchange] = {}
+        # Of this turn of the loop: most calls are answered in the turn they come in, and never need a timer.
+        self._untimed: list[Exchange] = []
         self._rooms: dict[Exchange, asyncio.Future[None]] = {}
         self._early: set[int] = set()
-        self._scheduled = self._active = self._called = self._settled = self._retired = False
+        self._receiving = self._scheduled = self._active = self._called = self._settled = self._retired = False
         self._idle_frames = self._held = 0
         self._opened = self._heard = self._last_call = time.monotonic()
         self._age = lane.limits.age_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
@@ -110,40 +79,42 @@ class Connection:
 
     # ---- what the wire says
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Take bytes of the peer."""
         self._active = True
-        session = self.session
+        session, exchanges = self.session, self._exchanges
+        self._receiving = True  # what is answered meanwhile leaves at the end
         session.receive(data)
         for event in session.events():
             if isinstance(event, DataReceived):
-                self._data(event)
+                exchange = exchanges.get(event.stream_id)
+                if exchange is None:
+                    session.consumed(len(event.data), event.stream_id)
+                else:
+                    exchange.data(event.data, event.end_stream)
             elif isinstance(event, RequestReceived):
-                with contextlib.suppress(SessionError):
+                try:  # noqa: SIM105 - runs for every call, and suppress is dear
                     self._request(event)
+                except SessionError:
+                    pass  # it is over already
+            elif isinstance(event, StreamClosed | StreamReset):
+                if event.stream_id in exchanges or self._early:
+                    self._gone(event.stream_id)
             else:
                 self._note(event)
         if self._idle_frames > self.lane.limits.idle_frames[0]:
             session.terminate(CALM)
-        self.soon()
+        self._receiving = False
+        self.flush()
 
-    def _data(self, event: DataReceived) -> None:
-        exchange = self._exchanges.get(event.stream_id)
-        if exchange is None:
-            self.session.consumed(len(event.data), event.stream_id)
-            return
-        if event.data:
-            exchange.data(event.data)
-        if event.end_stream:
-            exchange.end()
+    def _gone(self, stream_id: int) -> None:
+        self._early.discard(stream_id)
+        exchange = self._exchanges.pop(stream_id, None)
+        if exchange is not None:
+            self._drop(exchange)
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, StreamReset | StreamClosed):
-            self._early.discard(event.stream_id)
-            exchange = self._exchanges.pop(event.stream_id, None)
-            if exchange is not None:
-                self._drop(exchange)
-        elif isinstance(event, TrailersReceived):
+        if isinstance(event, TrailersReceived):
             exchange = self._exchanges.get(event.stream_id)
             if exchange is not None:
                 exchange.end()
@@ -176,48 +147,50 @@ class Connection:
     # ---- requests
 
     def _request(self, event: RequestReceived) -> None:
-        stream_id, headers = event.stream_id, event.headers
         self._called = True
-        fields = dict(headers)
-        content = fields.get(b"content-type", b"")
-        if fields.get(b":method") != b"POST" or content[:16] != b"application/grpc" or content[16:17] not in b"+;":
-            status = b"405" if fields.get(b":method") != b"POST" else b"415"
-            self.session.respond(stream_id, [(b":status", status)], end_stream=True)
-            self._answered(stream_id, event.end_stream)
-            return
-        path = fields.get(b":path", b"")
-        method = self.lane.methods.get(path)
-        if method is None:
-            text = path.decode("latin-1")[:MAX_TEXT]
-            self._refuse(event, UnimplementedError(f"{text} is not a method of this server"))
-        elif self.session.queued() > self.lane.limits.answers:
-            self._refuse(event, self.overloaded())
+        fields = dict(event.headers)
+        method = self.lane.methods.get(fields.get(b":path", b""))
+        if (
+            method is None
+            or fields.get(b":method") != b"POST"
+            or (fields.get(b"content-type") != b"application/grpc" and http_fault(fields))
+            or self.session.queued() > self.lane.limits.answers
+        ):
+            self._turn_away(event, fields)
         else:
             self._open(event, method, fields)
 
+    def _turn_away(self, event: RequestReceived, fields: Mapping[bytes, bytes]) -> None:
+        """Refuse what reaches no method."""
+        path = fields.get(b":path", b"")
+        if status := http_fault(fields):
+            headers = [(b":status", status)]
+        elif path not in self.lane.methods:
+            text = path.decode("latin-1")[:MAX_TEXT]
+            headers = HEAD + status_trailers(UnimplementedError(f"{text} is not a method of this server"))
+        else:
+            headers = HEAD + status_trailers(self.overloaded())
+        self.session.respond(event.stream_id, headers, end_stream=True)
+        self._answered(event.stream_id, event.end_stream)
+
     def _open(self, event: RequestReceived, method: Method, fields: Mapping[bytes, bytes]) -> None:
-        limits = self.lane.limits
         fault: HedgerowError | None = None
-        deadline, seconds, encoding = None, limits.request_seconds, fields.get(b"grpc-encoding", b"identity")
+        now, deadline = time.monotonic(), None
         try:
-            if (stated := fields.get(b"grpc-timeout")) is not None:
-                seconds = min(timeout_seconds(stated), MAX_SECONDS)
-                deadline = time.monotonic() + seconds
-            messages = Messages(method.access.max_message_bytes, encoding)
+            deadline = stated_deadline(fields, now)
+            check_encoding(fields.get(b"grpc-encoding"))
         except HedgerowError as error:
-            fault, messages = error, Messages(0, b"identity")
-        if deadline is None and method.client_streaming:
-            seconds = MAX_SECONDS  # the chain refuses it, or it is of a protocol whose streams stay open
-        call = LaneCall(self._peer, event.headers, deadline)
-        exchange = self._exchanges[event.stream_id] = Exchange(self, event.stream_id, method, call, messages, seconds)
+            fault = error
+        # A stream without a deadline is refused by the chain, or is of a protocol whose streams stay open.
+        end = deadline or now + (YEAR if method.client_streaming else self.lane.limits.request_seconds)
+        exchange = self._exchanges[event.stream_id] = Exchange(self, event.stream_id, method, fields, deadline, end)
+        self._untimed.append(exchange)
+        if method.client_streaming:
+            exchange.start()
         if fault is not None:
             exchange.refuse(fault)
         elif event.end_stream:
             exchange.end()
-
-    def _refuse(self, event: RequestReceived, error: HedgerowError) -> None:
-        self.session.respond(event.stream_id, HEAD + status_trailers(error), end_stream=True)
-        self._answered(event.stream_id, event.end_stream)
 
     def hold(self, size: int) -> None:
         """Count request bytes that are in memory, or no longer."""
@@ -254,7 +227,10 @@ class Connection:
             session.trailers(stream_id, OK)
         except SessionError:
             return
-        self._answered(stream_id, exchange.ended)
+        if not exchange.ended:
+            self._early.add(stream_id)
+        if not (self._receiving or self._scheduled):
+            self.soon()
 
     def _send(self, stream_id: int, message: bytes) -> None:
         if len(message) < COPY:
@@ -313,14 +289,22 @@ class Connection:
 
     def soon(self) -> None:
         """Write what there is once, at the end of this turn of the loop: after the tasks that were just started."""
-        if not self._scheduled:
+        if not (self._receiving or self._scheduled):
             self._scheduled = True
-            self.lane.loop.call_soon(self.flush)
+            self.lane.loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._scheduled = False
+        self.flush()
 
     def flush(self) -> None:
         """Write what the peer's windows and the wire allow."""
-        self._scheduled = False
         session = self.session
+        if self._untimed:
+            for exchange in self._untimed:
+                if exchange.stream_id in self._exchanges:
+                    exchange.set_timer()
+            self._untimed.clear()
         for _ in range(CHUNKS):
             if self._paused is not None:
                 return

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from hedgerow.errors import CallCancelledError, HedgerowError, InternalError, InvalidArgumentError
 from libs.rpc.call import Peer
-from libs.rpc.lane.framing import OK, PREFIX, Compressed, Messages, decompress, status_trailers, text_metadata
-from libs.rpc.lane.session import Header
+from libs.rpc.lane.framing import (
+    OK,
+    PREFIX,
+    Compressed,
+    Messages,
+    binary_metadata,
+    decompress,
+    status_trailers,
+    text_metadata,
+)
 from libs.rpc.service import Method
 from libs.telemetry import fault_location, get_logger
 
@@ -28,107 +36,130 @@ DECOMPRESS_HERE = 64 * 1024
 log = get_logger()
 
 
-class LaneCall:
-    """A call of the lane as the chain sees it."""
-
-    __slots__ = ("_deadline", "_headers", "_metadata", "_peer")
-
-    def __init__(self, peer: Peer | None, headers: tuple[Header, ...], deadline: float | None) -> None:
-        self._peer = peer
-        self._headers = headers
-        self._metadata: Mapping[str, str] | None = None
-        self._deadline = deadline
-
-    def peer(self) -> Peer | None:
-        """The certificate and TLS version of the connection."""
-        return self._peer
-
-    def metadata(self) -> Mapping[str, str]:
-        """Textual request metadata."""
-        if self._metadata is None:
-            self._metadata = text_metadata(self._headers)
-        return self._metadata
-
-    def time_left(self) -> float | None:
-        """Seconds until the caller's deadline, or None without one."""
-        return None if self._deadline is None else self._deadline - time.monotonic()
-
-
 class Exchange:
-    """A call from its headers to its trailers.
+    """A call from its headers to its trailers, and what the chain is told of it.
+
+    Most calls are one message in one frame, answered in the turn of the loop in which they come; what only others need is
+    made when it is needed, and stands here until then.
 
     Attributes:
         ended: whether the request is complete.
         head_sent: whether the answer has begun.
     """
 
-    __slots__ = (
-        "_call", "_connection", "_failure", "_held", "_messages", "_queue", "_task", "_timer", "_unconsumed", "_waiter",
-        "ended", "head_sent", "method", "stream_id",
-    )  # fmt: skip
+    ended = head_sent = _closed = _widened = False
+    _metadata: Mapping[str, str] | None = None
+    _messages: Messages | None = None
+    _queue: deque[bytes] | None = None
+    _held = _unconsumed = 0
+    _failure: HedgerowError | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _task: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def __init__(
-        self, connection: Connection, stream_id: int, method: Method, call: LaneCall, messages: Messages, seconds: float
-    ) -> None:
+        self, connection: Connection, stream_id: int, method: Method, fields: Mapping[bytes, bytes],
+        deadline: float | None, end: float,
+    ) -> None:  # fmt: skip
         """Begin.
 
         Args:
             connection: where it came from.
             stream_id: of HTTP/2.
             method: what is called.
-            call: what the chain is told.
-            messages: cuts the request.
-            seconds: until it is ended, if nothing ends it before.
+            fields: the headers.
+            deadline: of the caller, by the monotonic clock, or None.
+            end: when it is ended, if nothing ends it before.
         """
         self._connection = connection
         self.stream_id = stream_id
         self.method = method
-        self._call = call
-        self._messages = messages
-        self._queue: deque[bytes] = deque()
-        self._held = self._unconsumed = 0
-        self._failure: HedgerowError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._timer = connection.lane.loop.call_later(seconds, connection.expire, self)
-        self.ended = self.head_sent = False
-        if method.client_streaming:
-            self._run(self._stream())
+        self._fields = fields
+        self._deadline = deadline
+        self._end: float | None = end
+
+    # ---- what the chain asks
+
+    def peer(self) -> Peer | None:
+        """The certificate and TLS version of the connection."""
+        return self._connection.peer
+
+    def metadata(self) -> Mapping[str, str]:
+        """Textual request metadata."""
+        if self._metadata is None:
+            self._metadata = text_metadata(self._fields.items())
+        return self._metadata
+
+    def binary_metadata(self) -> Mapping[str, bytes]:
+        """Binary request metadata."""
+        return binary_metadata(self._fields.items())
+
+    def time_left(self) -> float | None:
+        """Seconds until the caller's deadline, or None without one."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
 
     # ---- what the connection hears
 
-    def data(self, data: bytes) -> None:
+    def data(self, data: bytes, ended: bool) -> None:
         """Take bytes of the request."""
-        if self._failure is not None:
+        method, size = self.method, len(data) - PREFIX
+        if (
+            ended and method.is_unary and self._messages is None and self._task is None and size >= 0 and not data[0]
+            and int.from_bytes(data[1:PREFIX], "big") == size <= method.access.max_message_bytes
+        ):  # fmt: skip
             self._connection.session.consumed(len(data), self.stream_id)
+            self.ended = True
+            self._run(self._unary(data[PREFIX:]))
             return
+        if data:
+            self._collect(data)
+        if ended:
+            self.end()
+
+    def _collect(self, data: bytes) -> None:
+        connection = self._connection
+        if self._failure is not None:
+            connection.session.consumed(len(data), self.stream_id)
+            return
+        messages, queue = self._body()
         try:
-            complete = self._messages.feed(data)
+            complete = messages.feed(data)
         except HedgerowError as error:
-            self._connection.session.consumed(len(data), self.stream_id)
+            connection.session.consumed(len(data), self.stream_id)
             self.refuse(error)
             return
         self._hold(len(data) + OVERHEAD * len(complete))
         if self.method.client_streaming and complete:
             self._unconsumed += len(data)  # the window opens again when the handler has taken them
         else:
-            self._connection.session.consumed(len(data), self.stream_id)
-        self._queue.extend(complete)
-        if len(self._queue) > 1 and not self.method.client_streaming:
+            connection.session.consumed(len(data), self.stream_id)
+            if messages.missing > connection.lane.limits.stream_window and not self._widened:
+                # It is counted like all that is incomplete; in small windows it would only take more round trips.
+                self._widened = True
+                connection.session.widen(messages.missing, self.stream_id)
+        queue.extend(complete)
+        if len(queue) > 1 and not self.method.client_streaming:
             self.refuse(_not_one())
-        elif self._connection.overfull:
-            self.refuse(self._connection.overloaded())
+        elif connection.overfull:
+            self.refuse(connection.overloaded())
         else:
             self._wake()
+
+    def _body(self) -> tuple[Messages, deque[bytes]]:
+        if self._messages is None or self._queue is None:
+            self._messages = Messages(self.method.access.max_message_bytes, self._fields.get(b"grpc-encoding"))
+            self._queue = deque()
+        return self._messages, self._queue
 
     def end(self) -> None:
         """Take note that the request is complete."""
         self.ended = True
         if self._failure is not None:
             return
+        messages, queue = self._body()
         try:
-            self._messages.finish()
-            if not self.method.client_streaming and len(self._queue) != 1:
+            messages.finish()
+            if not self.method.client_streaming and len(queue) != 1:
                 raise _not_one()
         except HedgerowError as error:
             self.refuse(error)
@@ -136,28 +167,45 @@ class Exchange:
         if self.method.client_streaming:
             self._wake()
             return
-        if self._call.time_left() is None:
-            self._timer.cancel()  # it was for the request; the chain has a bound for the handler
+        if self._deadline is None:
+            # What bounded the request ends here; the chain has a bound for the handler.
+            self._stop_timer()
         if self.method.server_streaming:
-            self._run(self._stream())
+            self.start()
         else:
-            message = self._queue.popleft()
+            message = queue.popleft()
             self._release()
-            self._run(self._unary(message))
+            self._run(self._unary(message) if type(message) is bytes else self._unary_compressed(message))
+
+    def set_timer(self) -> None:
+        """End the call when it is time, unless that has come off."""
+        if self._end is not None:
+            connection = self._connection
+            self._timer = connection.lane.loop.call_later(self._end - time.monotonic(), connection.expire, self)
+
+    def _stop_timer(self) -> None:
+        self._end = None
+        if self._timer is not None:
+            self._timer.cancel()
 
     def refuse(self, error: HedgerowError) -> None:
         """End the request with a fault of it, which the chain records and the caller is told."""
         self._failure = error
-        self._queue.clear()
+        if self._queue is not None:
+            self._queue.clear()
         if self._task is None:
-            self._run(self._stream())
+            self.start()
         self._wake()
 
     def close(self) -> None:
         """Let go of all but the task."""
-        self._timer.cancel()
-        self._queue.clear()
-        self._release()
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._queue is not None:
+            self._queue.clear()
+        if self._held:
+            self._release()
         if self._unconsumed:
             self._connection.session.consumed(self._unconsumed, self.stream_id)
             self._unconsumed = 0
@@ -169,18 +217,25 @@ class Exchange:
 
     # ---- the task
 
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._task = self._connection.lane.loop.create_task(coroutine)
+    def start(self) -> None:
+        """Run a call that streams, or whose request is at fault, so that the chain records it."""
+        self._run(self._stream())
 
-    async def _unary(self, message: bytes) -> None:
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._task = self._connection.lane.stand_by.run(coroutine)
+
+    async def _unary_compressed(self, message: bytes) -> None:
         try:
-            plain = message if type(message) is bytes else await self._plain(message)
+            plain = await self._plain(message)
         except HedgerowError as error:
             self._failure = error
             await self._stream()
-            return
+        else:
+            await self._unary(plain)
+
+    async def _unary(self, message: bytes) -> None:
         try:
-            answer = await self._connection.lane.chain.unary(self.method, plain, self._call)
+            answer = await self._connection.lane.chain.unary(self.method, message, self)
         except HedgerowError as error:
             self._connection.finish(self, status_trailers(error))
         except asyncio.CancelledError:
@@ -192,9 +247,8 @@ class Exchange:
             self._connection.answer(self, answer)
 
     async def _stream(self) -> None:
-        """Run any kind of call. A unary one comes here when its request is at fault, so that the chain records it."""
         connection, sent = self._connection, 0
-        responses = connection.lane.chain.stream(self.method, self._requests(), self._call)
+        responses = connection.lane.chain.stream(self.method, self._requests(), self)
         try:
             async for response in responses:
                 connection.write(self, response)
@@ -223,10 +277,10 @@ class Exchange:
         self._connection.finish(self, status_trailers(InternalError("the server failed")))
 
     async def _requests(self) -> AsyncIterator[bytes]:
-        taken = 0
+        taken, queue = 0, self._body()[1]
         while True:
-            while self._queue:
-                message = self._queue.popleft()
+            while queue:
+                message = queue.popleft()
                 self._give_back(len(message) + PREFIX)
                 taken += 1
                 if not taken % BURST:
@@ -234,6 +288,8 @@ class Exchange:
                 yield message if type(message) is bytes else await self._plain(message)
             if self._failure is not None:
                 raise self._failure
+            if self._closed:  # what is missing here was dropped: not the end of the stream
+                raise CallCancelledError("the call ended before all of its messages had been taken")
             if self.ended:
                 return
             self._waiter = self._connection.lane.loop.create_future()

@@ -7,7 +7,7 @@ import functools
 import re
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hedgerow.errors import (
     STATUS_DETAILS_KEY,
@@ -20,6 +20,9 @@ from hedgerow.errors import (
 from libs.rpc.lane.session import Header
 
 PREFIX = 5
+PIECE = 1024
+"""From this size on a part of a message is kept as it came, below it is joined to others: many tiny ones cost memory."""
+YEAR = 366 * 86400.0
 
 HEAD: list[Header] = [
     (b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity,gzip"),
@@ -30,6 +33,14 @@ _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _RESERVED = frozenset((b"te", b"content-type", b"content-length", b"accept-encoding"))
 _UNPRINTABLE = re.compile(rb"[^\x20-\x24\x26-\x7e]")
+
+
+def http_fault(fields: Mapping[bytes, bytes]) -> bytes:
+    """Return the HTTP status of a request that is not gRPC, or nothing."""
+    content = fields.get(b"content-type", b"")
+    if fields.get(b":method") != b"POST":
+        return b"405"
+    return b"" if content[:16] == b"application/grpc" and content[16:17] in b"+;" else b"415"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -45,13 +56,50 @@ def timeout_seconds(value: bytes) -> float:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def stated_deadline(fields: Mapping[bytes, bytes], now: float) -> float | None:
+    """Return when the caller of a request gives up, or None.
+
+    Raises:
+        InvalidArgumentError: its timeout has another form.
+    """
+    stated = fields.get(b"grpc-timeout")
+    return None if stated is None else now + min(timeout_seconds(stated), YEAR)
+
+
+def check_encoding(encoding: bytes | None) -> None:
+    """Raise UnimplementedError for a ``grpc-encoding`` that is not known."""
+    if encoding not in (None, b"identity", b"gzip"):
+        raise UnimplementedError("messages may be compressed with gzip or not at all")
+
+
+@functools.lru_cache(maxsize=1024)
+def _metadata_key(name: bytes) -> str:
+    """Return the key of a header that callers set, or nothing for one of HTTP, of gRPC or with a binary value."""
+    if name[0] == 58 or name in _RESERVED or name[:5] == b"grpc-" or name[-4:] == b"-bin":
+        return ""
+    return name.decode("ascii")
+
+
 def text_metadata(headers: Iterable[Header]) -> dict[str, str]:
     """Return the metadata that callers set: no pseudo-headers, nothing of the protocol, nothing binary."""
-    return {
-        name.decode("ascii"): value.decode("latin-1")
-        for name, value in headers
-        if name[0] != 58 and name not in _RESERVED and name[:5] != b"grpc-" and name[-4:] != b"-bin"
-    }
+    return {key: value.decode("latin-1") for name, value in headers if (key := _metadata_key(name))}
+
+
+def binary_metadata(headers: Iterable[Header]) -> dict[str, bytes]:
+    """Return the metadata whose keys end in ``-bin``; of several values in one field the last.
+
+    Raises:
+        InvalidArgumentError: a value is not base64.
+    """
+    found = {}
+    for name, value in headers:
+        if name[-4:] == b"-bin" and name[:5] != b"grpc-":
+            last = value.rpartition(b",")[2].strip().rstrip(b"=")
+            try:
+                found[name.decode("ascii")] = base64.b64decode(last + b"=" * (-len(last) % 4), validate=True)
+            except ValueError:
+                raise _malformed(f"the metadata {name.decode('ascii')} is not base64") from None
+    return found
 
 
 def status_trailers(error: HedgerowError) -> list[Header]:
@@ -74,11 +122,15 @@ class Compressed(bytes):
 
 
 class Messages:
-    """Cuts a request's body into messages, however its bytes come."""
+    """Cuts a request's body into messages, however its bytes come.
 
-    __slots__ = ("_buffer", "_compressed", "_encoding", "_limit", "_size")
+    Attributes:
+        missing: bytes to the end of the prefix, or of the message behind it.
+    """
 
-    def __init__(self, limit: int, encoding: bytes) -> None:
+    __slots__ = ("_compressed", "_compressible", "_limit", "_pieces", "_size", "missing")
+
+    def __init__(self, limit: int, encoding: bytes | None) -> None:
         """Start a body.
 
         Args:
@@ -88,18 +140,18 @@ class Messages:
         Raises:
             UnimplementedError: the encoding is not known.
         """
-        if encoding not in (b"identity", b"gzip"):
-            raise UnimplementedError("messages may be compressed with gzip or not at all")
+        check_encoding(encoding)
         self._limit = limit
-        self._encoding = encoding
-        self._buffer = bytearray()
+        self._compressible = encoding == b"gzip"
+        self._pieces: list[bytes | bytearray] = []
+        self.missing = PREFIX
         self._size = -1
         self._compressed = False
 
     @property
     def partial(self) -> int:
         """Bytes of a message whose end has not come."""
-        return len(self._buffer)
+        return sum(map(len, self._pieces))
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the messages that these bytes complete.
@@ -109,7 +161,7 @@ class Messages:
             InvalidArgumentError: the form is wrong.
         """
         size = len(data) - PREFIX
-        whole = self._size < 0 and not self._buffer and size >= 0 and not data[0]
+        whole = self._size < 0 and not self._pieces and size >= 0 and not data[0]
         if whole and int.from_bytes(data[1:PREFIX], "big") == size <= self._limit:
             return [data[PREFIX:]]  # most requests: one frame, one message
         return self._assemble(data)
@@ -118,30 +170,40 @@ class Messages:
         complete: list[bytes] = []
         position, end = 0, len(data)
         while True:
-            wanted = (PREFIX if self._size < 0 else self._size) - len(self._buffer)
-            taken = min(wanted, end - position)
-            self._buffer += data if taken == end else memoryview(data)[position : position + taken]
+            taken = min(self.missing, end - position)
+            self._keep(data if taken == end else data[position : position + taken])
             position += taken
-            if taken < wanted:
+            self.missing -= taken
+            if self.missing:
                 return complete
             if self._size < 0:
                 self._begin()
             else:
                 complete.append(self._end())
 
+    def _keep(self, piece: bytes) -> None:
+        pieces = self._pieces
+        if len(piece) >= PIECE:
+            pieces.append(piece)
+        elif pieces and isinstance(pieces[-1], bytearray):
+            pieces[-1] += piece
+        elif piece:
+            pieces.append(bytearray(piece))
+
     def _begin(self) -> None:
-        flag, self._size = struct.unpack(">BI", self._buffer)
-        self._buffer.clear()
-        if flag > 1 or (flag and self._encoding == b"identity"):
+        flag, self._size = struct.unpack(">BI", b"".join(self._pieces))
+        self._pieces.clear()
+        if flag > 1 or (flag and not self._compressible):
             raise _malformed("a message is compressed, but grpc-encoding says it is not")
         self._compressed = bool(flag)
         if self._size > self._limit:
             raise _too_large(f"has {self._size} bytes", self._limit)
+        self.missing = self._size
 
     def _end(self) -> bytes:
-        message = bytes(self._buffer)
-        self._buffer.clear()
-        self._size = -1
+        message = b"".join(self._pieces)
+        self._pieces.clear()
+        self._size, self.missing = -1, PREFIX
         return Compressed(message) if self._compressed else message
 
     def finish(self) -> None:
@@ -150,7 +212,7 @@ class Messages:
         Raises:
             InvalidArgumentError: it does not.
         """
-        if self._buffer or self._size >= 0:
+        if self._pieces or self._size >= 0:
             raise _malformed("the request ends in the middle of a message")
 
 

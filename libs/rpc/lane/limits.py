@@ -27,6 +27,7 @@ class Limits:
         held_each: the same of one connection.
         request_seconds: for the request of a call that states no deadline.
         resets: cancelled streams of one connection: at once, and a second.
+        glitches: frames of one connection that are wrong or of no use: at once, and a second.
         idle_frames: PING, SETTINGS and the like of one connection: at once, and a second.
         keepalive_seconds: of silence before a PING.
         keepalive_timeout: for its answer.
@@ -51,6 +52,7 @@ class Limits:
     held_each: int = 64 * MIB
     request_seconds: float = 30.0
     resets: tuple[int, int] = (1000, 250)
+    glitches: tuple[int, int] = (2000, 250)
     idle_frames: tuple[int, int] = (1000, 100)
     keepalive_seconds: float = 60.0
     keepalive_timeout: float = 20.0

@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hedgerow.identity import IdentityFolder
 from libs.rpc.chain import Chain
-from libs.rpc.lane.connection import Lane
 from libs.rpc.lane.limits import Limits
-from libs.rpc.lane.secure import THREADS, Certificates, SecureWire
+from libs.rpc.lane.secure import THREADS, Certificates, SecureWire, step_back
+from libs.rpc.lane.shared import Lane
 from libs.rpc.service import Service
 
 BACKLOG = 512
 TICK_SECONDS = 1.0
 LEAVE_SECONDS = 1.0
+ROOM = 256 * 1024
 LIMITS = Limits()
 
 
@@ -26,6 +27,7 @@ class LanePort:
 
     Attributes:
         lane: what its connections share.
+        room: where the connections put what they have decrypted, each until it has read it.
     """
 
     lane: Lane
@@ -56,7 +58,8 @@ class LanePort:
         self._listen = listen
         self._limits = limits or LIMITS
         self._shared = shared
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="handshake")
+        self.room = memoryview(bytearray(ROOM))
+        self._pool = ThreadPoolExecutor(THREADS, "handshake", initializer=step_back)
         self._handshakes: dict[SecureWire, float] = {}  # by age, oldest first
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -136,6 +139,7 @@ class LanePort:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._chain.wait_idle()
+        self.lane.stand_by.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _close_listener(self) -> None:

@@ -1,7 +1,8 @@
 """TLS 1.3 under a connection: handshakes in threads of their own, records on the loop.
 
 A handshake costs as much as dozens of calls, and OpenSSL lets other threads run meanwhile, so a storm of handshakes does
-not stall what is being served. The thread and the loop never use a session at the same time: while a step of the
+not stall what is being served: there is one such thread, and the system runs it after the loop where both want to. The
+thread and the loop never use a session at the same time: while a step of the
 handshake runs, the socket is not read.
 """
 
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
@@ -23,13 +26,21 @@ if TYPE_CHECKING:
     from libs.rpc.lane.port import LanePort
 
 ALPN = "h2"
-THREADS = 2
+THREADS = 1
+NICE = 10
 RECORD = 16 * 1024
 # A hello and a certificate chain take a few kilobytes in two or three pieces; the first requests may come right behind
 # them, and one read of the socket takes up to 256 KiB.
 HANDSHAKE_BYTES, HANDSHAKE_STEPS = 512 * 1024, 16
-WRITE_BUFFER = 256 * 1024
+WRITE_BUFFER = 1024 * 1024
 log = get_logger()
+
+
+def step_back() -> None:
+    """Let the thread that calls this run after those that serve."""
+    # A system that refuses to lower a priority still shakes hands, with less care for its callers.
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class Certificates:
@@ -156,9 +167,11 @@ class SecureWire(asyncio.Protocol):
 
     def _stepped(self, step: asyncio.Future[Peer | None]) -> None:
         self._stepping = False
-        if self._closed or step.cancelled():
+        if step.cancelled():
             return
-        error = step.exception()
+        error = step.exception()  # asked for in any case: else asyncio logs it
+        if self._closed:
+            return
         if alert_or_answer := self._outgoing.read():
             self._transport.write(alert_or_answer)
         if error is not None:
@@ -175,15 +188,24 @@ class SecureWire(asyncio.Protocol):
         self._transport.resume_reading()
 
     def _read(self, connection: Connection) -> None:
-        session, incoming = self._ssl, self._incoming
+        """Pass on what the records hold that have come, together: a large message has many."""
+        session, incoming, room = self._ssl, self._incoming, self._port.room
         assert session is not None
+        read_into = cast("Callable[[int, memoryview], int]", session.read)  # with a buffer it returns a number
         try:
             while incoming.pending or session.pending():
-                data = session.read(RECORD)
-                if not data:
+                size = read_into(len(room), room)
+                if not size:
                     self._end()  # the peer has said good-bye
                     return
-                connection.receive(data)
+                try:
+                    while incoming.pending and size + RECORD <= len(room):
+                        more = read_into(RECORD, room[size:])
+                        if not more:
+                            break
+                        size += more
+                finally:
+                    connection.receive(room[:size])
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError:

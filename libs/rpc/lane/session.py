@@ -52,8 +52,8 @@ class Session:
     """
 
     __slots__ = (
-        "_connection", "_ending", "_last_words", "events", "goaway", "notice", "ping", "queued", "reset", "respond", "send",
-        "trailers",
+        "_acknowledge", "_connection", "_ending", "_last_words", "_take", "events", "goaway", "notice", "ping", "queued",
+        "reset", "respond", "send", "trailers",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -63,6 +63,7 @@ class Session:
                 auto_window_update=False,
                 max_outbound_ack=_OUTBOUND_ACKS,
                 stream_reset_rate_limit=limits.resets,
+                glitch_rate_limit=limits.glitches,
                 max_inbound_header_list_size=2 * limits.header_list,
                 max_inbound_header_count=limits.headers,
             ),
@@ -84,11 +85,13 @@ class Session:
         self.trailers = connection.send_trailers
         self.reset = connection.reset_stream
         self.queued = connection.queued_body_size
+        self._acknowledge = connection.acknowledge_received_data
+        self._take = connection.data_to_send
         self.notice = connection.send_shutdown_notice
         self.goaway = connection.send_goaway
         self.ping = connection.ping
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Take bytes of the peer; violations end the session, and ``take`` has the GOAWAY."""
         if self._ending:
             return
@@ -101,8 +104,15 @@ class Session:
 
     def consumed(self, amount: int, stream_id: int) -> None:
         """Give the peer its window back; without it a peer stops when its window is full."""
+        try:  # noqa: SIM105 - runs for every frame, and suppress costs more than the call
+            self._acknowledge(amount, stream_id)
+        except SessionError:
+            pass  # that stream is over
+
+    def widen(self, window: int, stream_id: int) -> None:
+        """Give the peer another window on one stream."""
         with contextlib.suppress(SessionError):
-            self._connection.acknowledge_received_data(amount, stream_id)
+            self._connection.set_local_window_size(window, stream_id=stream_id)
 
     def take(self, amount: int) -> bytes:
         """Return at most ``amount`` bytes for the peer; fewer mean that there are no more just now."""
@@ -111,7 +121,7 @@ class Session:
             words, self._last_words = self._last_words, b"\x00"
             return words if len(words) > 1 else b""
         try:
-            return self._connection.data_to_send(amount)
+            return self._take(amount)
         except SessionError:
             return b""
 

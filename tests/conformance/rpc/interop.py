@@ -60,12 +60,14 @@ class InteropEcho(Echo):
     def __init__(self) -> None:
         super().__init__()
         self.metadata: list[dict[str, str]] = []
+        self.binary: list[dict[str, bytes]] = []
         self.cancelled = 0
         self.ended = asyncio.Event()
 
     async def echo(self, request: Any, call: Call) -> Any:
         """Answer with as many bytes as asked for by ``size:N``, else with what came."""
         self.metadata.append(dict(call.metadata))
+        self.binary.append(dict(call.binary_metadata()))
         if request.value.startswith(b"size:"):
             size = int(request.value.split(b":")[1].split(b" ")[0])
             return BytesValue(value=bytes(size))

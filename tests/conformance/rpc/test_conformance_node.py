@@ -70,4 +70,5 @@ async def test_grpc_js(served: Served, echo: InteropEcho, tmp_path: Path) -> Non
     }
     assert "x-raw-bin" not in echo.metadata[-2]
     assert echo.metadata[-2]["x-text"] == "a b,c;=~!"
+    assert echo.binary[-2] == {"x-raw-bin": b"\x00\xff\xab"}
     await served.chain.wait_idle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -154,13 +155,18 @@ class TestAio:
                 assert error.details() == f"{name} is not a method of this server"
 
     async def test_custom_metadata(self, served: Served, echo: InteropEcho) -> None:
-        entries = (("x-twice", "one"), ("x-twice", "two"), ("x-text", "a b,c;=~!"), ("x-raw-bin", b"\x00\xff\xab" * 99))
+        raw = b"\x00\xff\xab" * 99
+        entries = (
+            ("x-twice", "one"), ("x-twice", "two"), ("x-text", "a b,c;=~!"), ("x-raw-bin", raw), ("x-empty-bin", b""),
+            ("x-twice-bin", b"one"), ("x-twice-bin", b"two"),
+        )  # fmt: skip
         async with aio(served) as channel:
             await channel.unary_unary(path("Echo"))(b"", timeout=5, metadata=entries)
         seen = echo.metadata[-1]
         assert (seen["x-twice"], seen["x-text"]) == ("two", "a b,c;=~!")
         assert "grpc-python-asyncio" in seen["user-agent"]
         assert set(seen) == {"x-twice", "x-text", "user-agent"}
+        assert echo.binary[-1] == {"x-raw-bin": raw, "x-empty-bin": b"", "x-twice-bin": b"two"}
 
     async def test_compressed_messages(self, served: Served) -> None:
         async with aio(served) as channel:
@@ -257,6 +263,65 @@ class TestSync:
             ("DEADLINE_EXCEEDED", ""),
             ("UNIMPLEMENTED", ""),
         ]
+
+    async def test_large_and_empty_streams(self, served: Served) -> None:
+        def use(channel: grpc.Channel) -> tuple[int, list[str]]:
+            parts = [wire(b"a" * size) for size in (27_182, 8, 1_828, 45_904)]
+            total = len(value(channel.stream_unary(path("Up"))(iter(parts), timeout=5)))
+            codes = []
+            for call in (
+                lambda: list(channel.stream_stream(path("Both"))(iter(()), timeout=5)),
+                lambda: channel.stream_unary(path("Up"))(iter(()), timeout=5),
+                lambda: list(channel.unary_stream("/no.such.Service/Echo")(b"", timeout=5)),
+            ):
+                with pytest.raises(grpc.RpcError) as caught:
+                    call()
+                codes.append(caught.value.code().name)
+            return total, codes
+
+        assert await in_thread(served, use) == (74_922, ["INVALID_ARGUMENT", "INVALID_ARGUMENT", "UNIMPLEMENTED"])
+
+    async def test_metadata_and_compressed_messages(self, served: Served, echo: InteropEcho) -> None:
+        def use(channel: grpc.Channel) -> tuple[bytes, bytes]:
+            metadata = (("x-text", "a b,c;=~!"), ("x-raw-bin", b"\x00\xff\xab"))
+            gzip = grpc.Compression.Gzip
+            body = wire(b"size:9 ".ljust(LARGE_REQUEST, b"x"))
+            one = channel.unary_unary(path("Echo"))(body, timeout=5, metadata=metadata, compression=gzip)
+            parts = iter([wire(b"a" * 40_000), wire(b"b")])
+            return value(one), value(channel.stream_unary(path("Up"))(parts, timeout=5, compression=gzip))
+
+        assert await in_thread(served, use) == (bytes(9), b"a" * 40_000 + b"b")
+        assert (echo.metadata[-1]["x-text"], echo.binary[-1]) == ("a b,c;=~!", {"x-raw-bin": b"\x00\xff\xab"})
+
+    async def test_cancel_after_begin_and_after_first_response(self, served: Served, echo: InteropEcho) -> None:
+        begun = threading.Event()
+
+        def use(channel: grpc.Channel) -> list[str]:
+            begin = channel.unary_unary(path("Sleep")).future(wire(b"10000"), timeout=20)
+            begun.wait(10)
+            begin.cancel()
+            bidi = channel.stream_stream(path("Both"))(never_ending(), timeout=20)
+            assert len(value(next(bidi))) == SIZES[0]
+            bidi.cancel()
+            over.set()
+            return [begin.code().name, bidi.code().name]
+
+        over = threading.Event()
+
+        def never_ending() -> Iterator[bytes]:
+            yield wire(b"%d" % SIZES[0])
+            over.wait(20)
+
+        async def watch() -> None:
+            while not echo.calls:
+                await asyncio.sleep(0.01)
+            begun.set()
+
+        codes, _ = await asyncio.gather(in_thread(served, use), watch())
+        assert codes == ["CANCELLED", "CANCELLED"]
+        async with asyncio.timeout(10):
+            await served.chain.wait_idle()
+        assert echo.cancelled == 1
 
     async def test_cancel(self, served: Served, echo: InteropEcho) -> None:
         def use(channel: grpc.Channel) -> str:

@@ -109,8 +109,9 @@ async def test_plain_text_is_refused(served: Served) -> None:
     assert said[:1] in (b"", b"\x15")  # nothing, or a TLS alert
 
 
-@pytest.mark.parametrize("transport", ["lane"])  # on the other, resumption across connections is up to gRPC
+@pytest.mark.parametrize("transport", ["lane"], indirect=True)
 async def test_a_session_is_resumed_until_the_identity_changes(served: Served, tmp_path: Path) -> None:
+    """On the other transport, resumption across connections is up to gRPC."""
     client = context(served.authority.roots_pem, served.authority.user("ana"), tmp_path)
     _, first = await asyncio.to_thread(speak, served.server.port, client)
     session = first.session

@@ -14,7 +14,7 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from hedgerow.client import ServiceClient
+from hedgerow.client import CallEnd, ServiceClient
 from hedgerow.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -28,6 +28,7 @@ from hedgerow.errors import (
     UnimplementedError,
     from_rpc_error,
 )
+from libs.rpc import Call
 from libs.rpc.delegation import DelegationSigner
 from libs.rpc.rate_limit import RateLimiter
 from libs.rpc.service import Audit
@@ -102,10 +103,12 @@ async def _any_kind(served: Served, client: ServiceClient, kind: str) -> None:
     else:
         path = "/hedgerow.testing.v1.EchoService/Both"
         bound = served.channels[-1].method("stream_stream", path, BytesValue.SerializeToString, BytesValue.FromString)
+        call = bound(several(b"a"), timeout=5)
+        end = CallEnd(call)
         try:
-            _ = [m async for m in bound(several(b"a"), timeout=5)]
+            _ = [m async for m in call]
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            raise from_rpc_error(end.of(error)) from None
 
 
 async def test_a_missing_deadline_is_named(served: Served) -> None:
@@ -270,6 +273,26 @@ class TestLimits:
             assert {error.reason for error in refused} == {"OVERLOADED"}
             assert len(refused) == 46
             assert results[-1] == health_pb2.HealthCheckResponse.SERVING
+
+    async def test_a_handler_that_calls_its_own_service(self, tmp_path: Path) -> None:
+        """GRPC-06: when every place is taken by callers of themselves, the inner calls are refused and nothing waits."""
+
+        class Recursive(Echo):
+            client: ServiceClient
+
+            async def sleep(self, request: BytesValue, call: Call) -> BytesValue:
+                answer: BytesValue = await self.client.call("Echo", request, timeout=call.time_left())
+                return answer
+
+        servicer = Recursive()
+        async with serving(tmp_path, [echo_service(servicer)], max_calls=4) as served:
+            servicer.client = client = ana(served)
+            assert (await client.call("Sleep", BytesValue(value=b"a"), timeout=20)).value == b"a"
+            calls = (client.call("Sleep", BytesValue(value=b"a"), timeout=20) for _ in range(40))
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            for result in results:
+                assert isinstance(result, ResourceExhaustedError) or result == BytesValue(value=b"a")
+            assert (await client.call("Sleep", BytesValue(value=b"b"), timeout=20)).value == b"b"
 
 
 async def _health(served: Served, name: str) -> int:

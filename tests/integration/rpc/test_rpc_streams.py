@@ -12,8 +12,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from hedgerow.client import ServiceClient
-from hedgerow.errors import DeadlineExceededError, HedgerowError
+from hedgerow.errors import DeadlineExceededError, HedgerowError, PermissionDeniedError
 from libs.rpc import Call
+from libs.rpc.aio_transport import FINISH_SECONDS
 from tests.support.authority import Authority
 from tests.support.echo import DESCRIPTOR, Echo, echo_service
 from tests.support.serving import Served, serving
@@ -118,6 +119,20 @@ async def test_streams_of_a_client_that_is_gone_are_not(
     await asyncio.gather(*calls, return_exceptions=True)
     await served.server.stop(notice=0.0, grace=5.0)
     assert collector.complete == []
+
+
+async def test_a_refusal_that_meets_a_write_arrives_as_itself(served: Served) -> None:
+    """The server waits that long for the rest of a refused stream, so these first messages come as it answers."""
+
+    async def late(pause: float) -> AsyncIterator[BytesValue]:
+        await asyncio.sleep(pause)
+        for _ in range(3):
+            yield PART
+
+    nobody = served.client(served.authority.user("nobody"), DESCRIPTOR)
+    pauses = [FINISH_SECONDS + number / 1000 for number in range(30)] * 4
+    for outcome in await asyncio.gather(*(nobody.send("Up", late(p)) for p in pauses), return_exceptions=True):
+        assert isinstance(outcome, PermissionDeniedError)
 
 
 @pytest.fixture

@@ -117,7 +117,11 @@ def main() -> None:
     seconds, seed = float(sys.argv[1]), int(sys.argv[2])
     with tempfile.TemporaryDirectory() as tmp:
         command = [sys.executable, "-m", "benchmarks.rpc.server", "lane", "chain", str(Path(tmp) / "ana")]
-        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as child:
+        errors = Path(tmp) / "errors"
+        with (
+            errors.open("wb") as stderr,
+            subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, text=True) as child,
+        ):
             try:
                 assert child.stdout is not None
                 port, pid = child.stdout.readline().split()
@@ -127,6 +131,8 @@ def main() -> None:
                 count = fuzz(process, seconds, seed)
                 check(process, before)
                 assert child.poll() is None
+                if logged := errors.read_text():
+                    raise SystemExit(f"seed {seed}: the server logged {logged[:4000]}")
                 print(f"{count} connections, seed {seed}: alive, {process.memory()} MiB")
             finally:
                 child.kill()
