@@ -3,11 +3,16 @@
 gRPC Python takes a client certificate as fixed bytes. ``RotatingChannel`` watches the identity folder: when the identity
 changes it builds a second channel, waits until that is ready, directs new calls to it, and lets the calls of the old one
 finish (see ``docs/adr/0004-rotating-channel.md``).
+
+An address may name several replicas, ``10.0.0.1:7444,10.0.0.2:7444``, or a name that resolves to several,
+``dns:///features.hedgerow.svc:7444``: calls then go round those that are connected and say that they serve.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +20,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from hedgerow.errors import UnauthenticatedError
+from hedgerow.errors import InvalidArgumentError, UnauthenticatedError
 from hedgerow.identity import Identity, IdentityFolder
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
@@ -29,26 +34,88 @@ _OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Not a pause, whatever its name: how long a connection may take to be made, handshake included.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.use_local_subchannel_pool", 1),
     # A proxy variable of the environment must not divert a hop of the suite.
     ("grpc.enable_http_proxy", 0),
 )
 
 
-def secure_channel(target: str, server_name: str, identity: Identity) -> grpc.aio.Channel:
-    """Return a channel to ``host:port`` that presents the identity and expects ``server_name`` of the peer."""
+# The one service whose clients are not ours and try nothing again themselves; none of its calls changes anything.
+_OPEN_INFERENCE = "inference.GRPCInferenceService"
+# A replica counts when its connection stands and its health, watched by each channel, says that it serves.
+_BALANCED = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
+        "methodConfig": [
+            {
+                "name": [{"service": _OPEN_INFERENCE}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+)
+
+
+def secure_channel(address: str, server_name: str, identity: Identity) -> grpc.aio.Channel:
+    """Return a channel to an address that presents the identity and expects ``server_name`` of each peer.
+
+    Raises:
+        InvalidArgumentError: the address names several replicas in a way that cannot be.
+    """
     credentials = grpc.ssl_channel_credentials(identity.roots_pem, identity.key_pem, identity.chain_pem)
-    options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name)]
-    return grpc.aio.secure_channel(target, credentials, options=options)
+    return _open(address, server_name, credentials)
 
 
-def pinned_channel(target: str, server_name: str, roots_pem: bytes) -> grpc.aio.Channel:
+def pinned_channel(address: str, server_name: str, roots_pem: bytes) -> grpc.aio.Channel:
     """Return a channel without a client certificate, for the enrolment port alone."""
-    credentials = grpc.ssl_channel_credentials(roots_pem)
-    options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name)]
-    return grpc.aio.secure_channel(target, credentials, options=options)
+    return _open(address, server_name, grpc.ssl_channel_credentials(roots_pem))
+
+
+def _open(address: str, server_name: str, credentials: grpc.ChannelCredentials) -> grpc.aio.Channel:
+    options = [*_OPTIONS, ("grpc.ssl_target_name_override", server_name), *balancing(address)]
+    return grpc.aio.secure_channel(target_of(address), credentials, options=options)
+
+
+def balancing(address: str) -> Sequence[tuple[str, str]]:
+    """Return the channel options that an address with several replicas needs; none for a single one."""
+    return [("grpc.service_config", _BALANCED)] if "," in address or address.startswith("dns:") else []
+
+
+def target_of(address: str) -> str:
+    """Return what gRPC calls an address: ``a:1,b:2`` becomes ``ipv4:a:1,b:2``, all else stays as it is.
+
+    Raises:
+        InvalidArgumentError: one of several is not ``ip:port``, or they mix IPv4 and IPv6.
+    """
+    if "," not in address:
+        return address
+    replicas = [replica.strip() for replica in address.split(",")]
+    versions = {_ip_version(replica, address) for replica in replicas}
+    if len(versions) > 1:
+        raise InvalidArgumentError(f"the address {address!r} mixes IPv4 and IPv6; name replicas by one of them")
+    return f"ipv{versions.pop()}:{','.join(replicas)}"
+
+
+def _ip_version(replica: str, address: str) -> int:
+    host, _, port = replica.rpartition(":")
+    try:
+        if not 0 < int(port) < 65_536:
+            raise ValueError(port)
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).version
+    except ValueError:
+        raise InvalidArgumentError(
+            f"the address {address!r} names replicas, and {replica!r} is not ip:port; for names use dns:///name:port"
+        ) from None
 
 
 class RotatingChannel:
@@ -58,13 +125,19 @@ class RotatingChannel:
     it for each call; it is cached until the next rotation.
     """
 
-    def __init__(self, target: str, server_name: str, folder: IdentityFolder) -> None:
+    def __init__(self, address: str, server_name: str, folder: IdentityFolder) -> None:
         """Open the channel.
 
+        Args:
+            address: ``host:port``, several ``ip:port`` with commas between them, or ``dns:///name:port``.
+            server_name: name that the certificate of each peer must have.
+            folder: of the identity to present.
+
         Raises:
+            InvalidArgumentError: the address is not one.
             UnauthenticatedError: the folder holds no usable identity.
         """
-        self._target = target
+        self._address = address
         self._server_name = server_name
         self._folder = folder
         identity = folder.current()
@@ -73,7 +146,7 @@ class RotatingChannel:
                 "there is no usable identity here; log in or enrol first", metadata={"folder": folder.folder.name}
             )
         self._identity = identity
-        self._channel = secure_channel(target, server_name, identity)
+        self._channel = secure_channel(address, server_name, identity)
         self._methods: dict[tuple[str, str], Any] = {}
         self._next_check = time.monotonic() + CHECK_SECONDS
         self._rotation: asyncio.Task[None] | None = None
@@ -106,7 +179,7 @@ class RotatingChannel:
         self._rotation = asyncio.create_task(self._rotate(identity))
 
     async def _rotate(self, identity: Identity) -> None:
-        channel = secure_channel(self._target, self._server_name, identity)
+        channel = secure_channel(self._address, self._server_name, identity)
         try:
             await asyncio.wait_for(channel.channel_ready(), READY_SECONDS)
         except TimeoutError:

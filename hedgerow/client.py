@@ -18,26 +18,14 @@ from opentelemetry import propagate
 from hedgerow.channel import RotatingChannel, pinned_channel
 from hedgerow.errors import HedgerowError, UnavailableError, from_rpc_error
 from hedgerow.identity import Identity, new_key_and_csr
+from hedgerow.retry import RetryBudget, is_safe
 
 PURPOSE_KEY = "hedgerow-purpose"
 ON_BEHALF_OF_KEY = "hedgerow-on-behalf-of"
 REQUEST_ID_KEY = "hedgerow-request-id"
 DEFAULT_TIMEOUT = 30.0
 RETRY_ATTEMPTS = 4
-# Reads, and what makes keys or signatures anew: a repeat has no further effect.
-_SAFE_PREFIXES = (
-    "Get",
-    "List",
-    "Check",
-    "Open",
-    "Verify",
-    "CreateDataKey",
-    "Wrap",
-    "Unwrap",
-    "Sign",
-    "Predict",
-    "Explain",
-)
+_WRITE_FAILED = "Internal error from Core"
 
 
 def metadata(purpose: str, on_behalf_of: str, request_id: str) -> list[tuple[str, str]]:
@@ -56,12 +44,14 @@ def metadata(purpose: str, on_behalf_of: str, request_id: str) -> list[tuple[str
 class ServiceClient:
     """A client of one gRPC service, driven by its descriptor.
 
-    All methods raise the typed errors of ``hedgerow.errors``.
+    All methods raise the typed errors of ``hedgerow.errors``. Clients of one server may share a retry budget.
     """
 
-    def __init__(self, channel: RotatingChannel, service: ServiceDescriptor) -> None:
+    def __init__(self, channel: RotatingChannel, service: ServiceDescriptor, budget: RetryBudget | None = None) -> None:
         self._channel = channel
         self._service = service
+        self._budget = budget or RetryBudget()
+        self._safe = {method.name for method in service.methods if is_safe(method)}
         self._methods: dict[str, tuple[str, Any, Any]] = {
             method.name: _codec(service, method) for method in service.methods
         }
@@ -81,8 +71,8 @@ class ServiceClient:
     ) -> Any:
         """Make a unary call.
 
-        A read is tried again on UNAVAILABLE while the deadline allows; so is a request that carries its own
-        ``request_id`` field, because the server carries such a request out once.
+        What the contract marks as safe is tried again on UNAVAILABLE while the deadline and the retry budget allow; so
+        is a request that carries its own ``request_id`` field, because the server carries such a request out once.
 
         Args:
             method: RPC name, such as ``GetDataset``.
@@ -93,20 +83,25 @@ class ServiceClient:
             request_id: to find the call in logs and the audit trail; made up when empty.
         """
         path, serializer, deserializer = self._methods[method]
-        safe = method.startswith(_SAFE_PREFIXES) or bool(getattr(request, "request_id", ""))
+        safe = method in self._safe or bool(getattr(request, "request_id", ""))
         deadline = time.monotonic() + timeout
         entries = metadata(purpose, on_behalf_of, request_id)
         for attempt in range(RETRY_ATTEMPTS if safe else 1):
             left = deadline - time.monotonic()
             try:
                 bound = self._channel.method("unary_unary", path, serializer, deserializer)
-                return await bound(request, timeout=max(left, 0.001), metadata=entries)
+                answer = await bound(request, timeout=max(left, 0.001), metadata=entries)
             except grpc.aio.AioRpcError as error:
                 failure = self._failure(error)
-                pause = 0.1 * 2**attempt * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-                last = not safe or attempt + 1 == RETRY_ATTEMPTS or left <= pause
-                if last or not isinstance(failure, UnavailableError):
+                if not isinstance(failure, UnavailableError):
                     raise failure from None
+                pause = max(0.1 * 2**attempt * random.uniform(0.5, 1.0), failure.retry_after or 0.0)  # noqa: S311 - jitter
+                affordable = self._budget.failed()
+                if not safe or not affordable or attempt + 1 == RETRY_ATTEMPTS or left <= pause:
+                    raise failure from None
+            else:
+                self._budget.succeeded()
+                return answer
             await asyncio.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -145,10 +140,12 @@ class ServiceClient:
         """Make a call that sends a stream and gets one answer."""
         path, serializer, deserializer = self._methods[method]
         bound = self._channel.method("stream_unary", path, serializer, deserializer)
+        call = bound(requests, timeout=timeout, metadata=metadata(purpose, on_behalf_of, request_id))
+        end = CallEnd(call)
         try:
-            return await bound(requests, timeout=timeout, metadata=metadata(purpose, on_behalf_of, request_id))
+            return await call
         except grpc.aio.AioRpcError as error:
-            raise self._failure(error) from None
+            raise self._failure(end.of(error)) from None
 
     async def watch(
         self, method: str, request: Any, *, timeout: float, done: Sequence[int] = (), **context: str
@@ -172,6 +169,38 @@ class ServiceClient:
                 if time.monotonic() + 0.5 >= deadline:
                     raise
                 await asyncio.sleep(0.5)
+
+
+class CallEnd:
+    """The status that a call which sends a stream was ended with.
+
+    A write of ``grpc.aio`` that meets the end of its call puts INTERNAL in place of the status that the call was sent, or
+    is put in its place a moment later (grpc/grpc#36066): of the first and the last status, the other is the true one.
+    """
+
+    def __init__(self, call: Any) -> None:
+        """Listen to a call that has just begun."""
+        self._first: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._ended)
+
+    def _ended(self, call: Any) -> None:
+        code, details = _at_once(call.code()), _at_once(call.details())
+        self._first = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), _at_once(call.trailing_metadata()), details)
+
+    def of(self, last: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """Return what the call that raised this was sent."""
+        is_of_the_write = last.code() is grpc.StatusCode.INTERNAL and last.details() == _WRITE_FAILED
+        return self._first if is_of_the_write and self._first is not None else last
+
+
+def _at_once(coroutine: Any) -> Any:
+    """Return what a coroutine does that has nothing to wait for, before anything else can happen."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise AssertionError("a call that has ended has a status")
 
 
 def _codec(service: ServiceDescriptor, method: MethodDescriptor) -> tuple[str, Any, Any]:
@@ -224,4 +253,4 @@ async def renew(client: ServiceClient, make_request: Any, *, timeout: float = 15
     return Identity(key_pem, answer.chain_pem.encode(), answer.roots_pem.encode())
 
 
-__all__ = ["HedgerowError", "ServiceClient", "enrol", "metadata", "renew"]
+__all__ = ["HedgerowError", "RetryBudget", "ServiceClient", "enrol", "metadata", "renew"]

@@ -1,17 +1,45 @@
-"""Entry point of the `hedgerow` command: commands by group, and errors as one plain line."""
+"""Entry point of the `hedgerow` command: commands by group, and errors as one plain line or as JSON."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
-from hedgerow.cli import data, governance, models, resources, session
+from hedgerow.cli import completion, data, governance, models, output, resources, runs, session
 from hedgerow.errors import HedgerowError, UnavailableError
 
+_ALIASES = {"runs": "training-runs"}
+_FORMS = click.Choice(["text", "json"])
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class _Root(click.Group):
+    """Knows short names of commands, and says what went wrong in the form that was asked for."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HedgerowError as error:
+            if ctx.obj is None or not ctx.obj.as_json:
+                raise
+            click.echo(output.error_json(error, describe(error)), err=True)
+            raise click.exceptions.Exit(1) from error
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--context", metavar="DIR", envvar="HEDGEROW_CONTEXT", help="Folder that tells where the suite is.")
-@click.option("--as", "user", metavar="NAME", envvar="HEDGEROW_USER", help="Who calls; needed when several logged in.")
+@click.option(
+    "--as",
+    "user",
+    metavar="NAME",
+    envvar="HEDGEROW_USER",
+    shell_complete=completion.people,
+    help="Who calls; needed when several logged in.",
+)
 @click.option(
     "--purpose",
     metavar="PURPOSE",
@@ -20,13 +48,18 @@ from hedgerow.errors import HedgerowError, UnavailableError
     help="Why data is wanted, such as credit_risk.",
 )
 @click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of answers."
+    "--output",
+    "form",
+    type=_FORMS,
+    default="text",
+    show_default=True,
+    help="Form of answers, before or after a command.",
 )
 @click.version_option(package_name=None, version=__import__("hedgerow").__version__)
 @click.pass_context
-def cli(ctx: click.Context, context: str | None, user: str | None, purpose: str, output: str) -> None:
+def cli(ctx: click.Context, context: str | None, user: str | None, purpose: str, form: str) -> None:
     """Takes an application from raw records to audited, explained predictions."""
-    ctx.obj = session.Settings(context, user, purpose, output == "json")
+    ctx.obj = session.Settings(context, user, purpose, form == "json")
 
 
 for _command in (
@@ -42,13 +75,40 @@ for _command in (
     governance.audit,
     governance.erase,
     governance.policies,
+    completion.completion,
     *resources.GROUPS,
 ):
     cli.add_command(_command)
+resources.BY_COMMAND["training-runs"].add_command(runs.watch)
+resources.BY_COMMAND["models"].add_command(runs.show)
+
+
+def _set_form(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        root = ctx.find_root()
+        root.obj = ctx.obj = dataclasses.replace(root.obj, as_json=value == "json")
+
+
+def _take_form(group: click.Group) -> None:
+    """Lets every command take `--output` after its own name too."""
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            _take_form(command)
+        else:
+            option = click.Option(
+                ["--output"], type=_FORMS, expose_value=False, callback=_set_form, help="Form of the answer."
+            )
+            command.params.append(option)
+
+
+_take_form(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns the exit code: 0, 1 when it failed, 2 when it was used wrongly."""
+    """Runs the command and returns the exit code.
+
+    0; 1 when it failed; 2 when it was used wrongly; 4 when the call succeeded and an entity has no prediction.
+    """
     try:
         code = cli.main(arguments, prog_name="hedgerow", standalone_mode=False)
     except click.ClickException as error:

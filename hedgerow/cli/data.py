@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hedgerow.cli import output
+from hedgerow.cli import output, progress
 from hedgerow.cli.resources import full_name, take
 from hedgerow.cli.session import Settings, pass_settings
 from hedgerow.sdk import Hedgerow, definitions, records
@@ -37,8 +37,8 @@ def apply(settings: Settings, path: str, kinds: tuple[str, ...]) -> None:
 
 
 async def _apply_one(caller: Hedgerow, definition: Definition, as_json: bool) -> dict[str, Any]:
-    with output.progress(definition.kind, as_json) as progress:
-        resource = await definitions.apply(caller, definition, progress)
+    with progress.work(definition.kind, as_json) as told:
+        resource = await definitions.apply(caller, definition, told)
     if not as_json:
         click.echo(f"{definition.kind:16} {resource.name}")
     return output.as_dict(resource)
@@ -60,7 +60,8 @@ def ingest(settings: Settings, file: str, dataset: str, request_id: str, timezon
     async def work(caller: Hedgerow) -> tuple[Any, list[dict[str, Any]]]:
         contract = (await caller.ingestion.get_dataset(name)).contract
         table = await asyncio.to_thread(records.read, Path(file), contract, timezone)
-        response = await caller.ingestion.append(name, table, request_id=request_id)
+        with progress.sending(Path(file).name, settings.as_json) as told:
+            response = await caller.ingestion.append(name, table, request_id=request_id, progress=told)
         if not response.quarantined_row_count:
             return response, []
         return response, await take(caller.ingestion.list_quarantined_records(name), _SHOWN_QUARANTINED)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hedgerow.cli import output
+from hedgerow.cli import output, progress
 from hedgerow.cli.resources import take
 from hedgerow.cli.session import Settings, pass_settings
 from hedgerow.errors import InvalidArgumentError
@@ -86,6 +86,9 @@ def audit_export(settings: Settings, folder: str) -> None:
         return count
 
     count = settings.run(work)
+    if settings.as_json:
+        output.print_json({"segments": count, "folder": str(target), "keys": str(target / "keys.json")})
+        return
     click.echo(
         f"{count:,} segments in {target}; check them with: python -m libs.audit verify {target} --keys {target}/keys.json"
     )
@@ -132,8 +135,8 @@ def erase(settings: Settings, subject: str, domain: str, request_id: str, yes: b
 
     async def work(caller: Hedgerow) -> Any:
         created = await caller.governance.create_erasure_request(domain, subject, request_id=request_id)
-        with output.progress(created.name, settings.as_json) as progress:
-            return await caller.governance.wait_for_erasure(created.name, progress=progress)
+        with progress.work(created.name, settings.as_json) as told:
+            return await caller.governance.wait_for_erasure(created.name, progress=told)
 
     receipt = output.as_dict(settings.run(work))
     if settings.as_json:

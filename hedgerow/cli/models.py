@@ -1,15 +1,19 @@
 """`hedgerow train`, `promote`, `deploy`, `predict` and `explain`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hedgerow.cli import output
+from hedgerow.cli import output, progress
 from hedgerow.cli.resources import full_name
 from hedgerow.cli.session import Settings, pass_settings
 from hedgerow.errors import InvalidArgumentError
 from hedgerow.sdk import Hedgerow, definitions
+
+# Exit code where the call succeeded and an entity has no prediction.
+NO_ANSWER = 4
 
 
 @click.command()
@@ -28,8 +32,8 @@ def train(settings: Settings, path: str, watch: bool) -> None:
         ended = []
         for definition in runs:
             if watch:
-                with output.progress(definition.request.spec.model, settings.as_json) as progress:
-                    ended.append(await definitions.apply(caller, definition, progress))
+                with progress.work(definition.request.spec.model, settings.as_json) as told:
+                    ended.append(await definitions.apply(caller, definition, told))
             else:
                 training = caller.for_purpose(definition.purpose or caller.purpose).training
                 ended.append(await training.create_training_run(definition.request.spec))
@@ -68,7 +72,7 @@ def deploy(settings: Settings, deployment: str, version: str) -> None:
 @click.option("--deployment", required=True, help="The deployment to ask.")
 @pass_settings
 def predict(settings: Settings, entities: tuple[str, ...], deployment: str) -> None:
-    """Predicts for ENTITIES, named by their keys."""
+    """Predicts for ENTITIES, named by their keys; the exit code is 4 when one of them has no prediction."""
     name = full_name("deployments", deployment)
     response = settings.run(lambda caller: caller.inference.predict(name, entities))
     form = output.as_dict(response)
@@ -78,8 +82,9 @@ def predict(settings: Settings, entities: tuple[str, ...], deployment: str) -> N
             row["probability"] = None
     if settings.as_json:
         output.print_json({"model_version": form["model_version"], "predictions": rows})
-        return
-    output.show(rows, ["entity", "probability", "status"], as_json=False)
+    else:
+        output.show(rows, ["entity", "probability", "status"], as_json=False)
+    _end([row["status"] for row in rows])
 
 
 @click.command()
@@ -88,16 +93,31 @@ def predict(settings: Settings, entities: tuple[str, ...], deployment: str) -> N
 @click.option("--reasons", type=click.IntRange(1, 50), default=5, show_default=True, help="Reasons for each entity.")
 @pass_settings
 def explain(settings: Settings, entities: tuple[str, ...], deployment: str, reasons: int) -> None:
-    """Explains predictions for ENTITIES, named by their keys."""
+    """Explains predictions for ENTITIES, named by their keys; the exit code is 4 when one has no prediction."""
     name = full_name("deployments", deployment)
     response = settings.run(lambda caller: caller.inference.explain(name, entities, top_reasons=reasons))
     form = output.as_dict(response)
     if settings.as_json:
         rows = [{"entity": entity} | answer for entity, answer in zip(entities, form["explanations"], strict=True)]
         output.print_json({"model_version": form["model_version"], "explanations": rows})
+    else:
+        for entity, explanation in zip(entities, response.explanations, strict=True):
+            _show_explanation(entity, explanation)
+    _end([answer["prediction"]["status"] for answer in form["explanations"]])
+
+
+def _end(statuses: Sequence[str]) -> None:
+    """Ends with the exit code 4, and says the way out, when an entity has no prediction."""
+    without = [status for status in statuses if status != "STATUS_OK"]
+    if not without:
         return
-    for entity, explanation in zip(entities, response.explanations, strict=True):
-        _show_explanation(entity, explanation)
+    told = f"hedgerow: {len(without)} of {len(statuses)} without a prediction"
+    if "STATUS_ENTITY_NOT_FOUND" in without:
+        told += "; not found: no values online under that key; was it in the data at the last materialization?"
+    if "STATUS_FEATURES_EXPIRED" in without:
+        told += "; expired: the values are older than their time to live; materialize again"
+    click.echo(told, err=True)
+    raise click.exceptions.Exit(NO_ANSWER)
 
 
 def _show_explanation(entity: str, explanation: Any) -> None:

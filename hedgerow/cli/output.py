@@ -1,11 +1,10 @@
-"""Answers for people (tables) and for programs (JSON), and progress of long work."""
+"""Answers for people (tables) and for programs (JSON)."""
 
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -14,6 +13,8 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from hedgerow.errors import HedgerowError
 
 _PIPE_WIDTH = 240
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -80,6 +81,12 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def error_json(error: HedgerowError, message: str) -> str:
+    """Returns an error as one line of JSON, with what a program may decide by."""
+    facts = {"code": error.code_name, "reason": error.reason, "message": message, "fields": dict(error.fields)}
+    return json.dumps({"error": facts | {"metadata": dict(error.metadata)}}, ensure_ascii=False)
+
+
 def text(value: Any) -> str:
     """Returns a value for people: lists joined, states without their prefix, numbers short."""
     if value is None:
@@ -105,32 +112,3 @@ def _word(value: str) -> str:
     if _TIME.fullmatch(value):
         return value[:19].replace("T", " ")
     return _SPIFFE.sub("", value)
-
-
-@contextmanager
-def progress(what: str, as_json: bool) -> Iterator[Callable[[Any], None]]:
-    """Shows on standard error how long work stands; yields the callback for each message of a Watch stream."""
-    console = Console(stderr=True, quiet=as_json)
-    with console.status(what) as status:
-        told = ""
-
-        def update(message: Any) -> None:
-            nonlocal told
-            stand = _stand(message)
-            status.update(f"{what}: {stand}")
-            # Without a terminal a spinner shows nothing, so say each change on a line of its own.
-            if not console.is_terminal and not as_json and stand != told:
-                click.echo(f"{what}: {stand}", err=True)
-            told = stand
-
-        yield update
-
-
-def _stand(message: Any) -> str:
-    state = text(message.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[message.state].name)
-    epochs = getattr(message, "epochs", ())
-    if epochs:
-        last = epochs[-1]
-        return f"{state}, epoch {last.epoch}, validation AUC {last.validation_auc:.4f}, loss {last.validation_loss:.4f}"
-    count = getattr(message, "row_count", 0) or getattr(message, "entity_count", 0)
-    return f"{state}, {count:,} rows" if count else state

@@ -151,3 +151,4 @@ async def take(items: AsyncIterator[Any], limit: int) -> list[dict[str, Any]]:
 
 
 GROUPS = tuple(_group(resource) for resource in RESOURCES)
+BY_COMMAND = {group.name: group for group in GROUPS}

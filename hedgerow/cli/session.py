@@ -88,7 +88,13 @@ def login(settings: Settings, name: str, password_file: str | None) -> None:
         # Enrolment waits for a port that opens; there was none.
         raise UnavailableError(f"nothing answers at {context.enrolment}, where people log in") from error
     identity = folder.load()
-    if identity is not None:
+    if identity is None:
+        raise UnauthenticatedError(f"the certificate in {folder.folder} cannot be read; log in again")
+    if settings.as_json:
+        output.print_json(
+            {"spiffe_id": identity.spiffe_id, "expire_time": f"{identity.expire_time:%Y-%m-%dT%H:%M:%SZ}"}
+        )
+    else:
         click.echo(f"{identity.spiffe_id} until {identity.expire_time:%Y-%m-%d %H:%M UTC}")
 
 

@@ -232,6 +232,12 @@ def from_rpc_error(error: grpc.RpcError, peer: str = "") -> HedgerowError:
         away = cls(f"{peer} cannot be reached just now; try again shortly", metadata={"service": peer})
         away.add_note(message)
         return away
+    if peer and cls is CallCancelledError:
+        # What this side cancels raises CancelledError; gRPC says this for a server that had too many calls waiting.
+        # Not UNAVAILABLE: that is tried again at once, which would make an overload worse.
+        return ResourceExhaustedError(
+            f"{peer} took no more calls just now; try again shortly", metadata={"service": peer}, retry_after=0.1
+        )
     return cls(message, reason="MESSAGE_TOO_LARGE" if cls is ResourceExhaustedError else "")
 
 

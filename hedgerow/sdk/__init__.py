@@ -3,7 +3,8 @@
     async with Hedgerow.connect(context.identity("ana"), context.addresses) as ana:
         await ana.for_purpose("credit_risk").ingestion.append("datasets/clients", table)
 
-Every method has a deadline, raises the typed errors of `hedgerow.errors`, and tries again only where a repeat is safe.
+`SyncHedgerow` is the same for programs without an event loop. Every method has a deadline, raises the typed errors of
+`hedgerow.errors`, and tries again only where a repeat is safe.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from hedgerow.sdk.triton import triton_client
 
 if TYPE_CHECKING:
     from hedgerow.sdk.connection import Hedgerow
+    from hedgerow.sdk.sync import SyncHedgerow
 
-__all__ = ["Context", "Hedgerow", "login", "triton_client"]
+__all__ = ["Context", "Hedgerow", "SyncHedgerow", "login", "triton_client"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from hedgerow.sdk.connection import Hedgerow
 
         return Hedgerow
+    if name == "SyncHedgerow":
+        from hedgerow.sdk.sync import SyncHedgerow
+
+        return SyncHedgerow
     raise AttributeError(name)

@@ -7,7 +7,7 @@ from typing import Self
 from google.protobuf.descriptor import ServiceDescriptor
 
 from hedgerow.channel import RotatingChannel
-from hedgerow.client import ServiceClient
+from hedgerow.client import RetryBudget, ServiceClient
 from hedgerow.features.v1 import features_pb2
 from hedgerow.governance.v1 import governance_pb2
 from hedgerow.identity import IdentityFolder
@@ -18,6 +18,7 @@ from hedgerow.sdk.features import Features
 from hedgerow.sdk.governance import Governance
 from hedgerow.sdk.inference import Inference
 from hedgerow.sdk.ingestion import Ingestion
+from hedgerow.sdk.rpcs import SuiteRpcs
 from hedgerow.sdk.secrets import Secrets
 from hedgerow.sdk.training import Models, Training
 from hedgerow.secrets.v1 import secrets_pb2
@@ -28,15 +29,21 @@ class Hedgerow:
     """The suite as one caller sees it: a client for each service, on one channel for each address.
 
     Create it inside a running event loop, close it when done (or use it as `async with`). Channels open on the first call
-    and follow the rotation of the caller's certificate.
+    and follow the rotation of the caller's certificate. `rpcs` has every RPC of every service, message in and message out.
     """
 
-    def __init__(self, channels: Mapping[str, RotatingChannel], purpose: str = "") -> None:
+    def __init__(
+        self,
+        channels: Mapping[str, RotatingChannel],
+        purpose: str = "",
+        budgets: Mapping[str, RetryBudget] | None = None,
+    ) -> None:
         self._channels = channels
+        self._budgets = budgets or {service: RetryBudget() for service in channels}
         self.purpose = purpose
 
         def client(service: str, descriptor: ServiceDescriptor) -> ServiceClient:
-            return ServiceClient(channels[service], descriptor)
+            return ServiceClient(channels[service], descriptor, self._budgets[service])
 
         self.ingestion = Ingestion(client("ingestion", _service(ingestion_pb2, "IngestionService")), purpose)
         self.features = Features(client("features", _service(features_pb2, "FeaturesService")), purpose)
@@ -45,6 +52,7 @@ class Hedgerow:
         self.inference = Inference(client("inference", _service(inference_pb2, "InferenceService")), purpose)
         self.secrets = Secrets(client("secrets", _service(secrets_pb2, "SecretsService")), purpose)
         self.governance = Governance(client("governance", _service(governance_pb2, "GovernanceService")), purpose)
+        self.rpcs = SuiteRpcs(client, purpose)
 
     @classmethod
     def connect(cls, identity: IdentityFolder, addresses: Mapping[str, str], *, purpose: str = "") -> Self:
@@ -61,7 +69,7 @@ class Hedgerow:
 
     def for_purpose(self, purpose: str) -> "Hedgerow":
         """Returns the same connection, with every call stating this purpose; close only one of the two."""
-        return Hedgerow(self._channels, purpose)
+        return Hedgerow(self._channels, purpose, self._budgets)
 
     async def close(self) -> None:
         """Closes all channels."""

@@ -1,7 +1,7 @@
 """Client of the ingestion service."""
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pyarrow as pa
 
@@ -32,17 +32,27 @@ class Ingestion(Facade):
         return self._pages("ListDatasets", pb.ListDatasetsRequest(), "datasets")
 
     async def append(
-        self, dataset: str, table: pa.Table, *, request_id: str = "", timeout: float = WRITE_SECONDS
+        self,
+        dataset: str,
+        table: pa.Table,
+        *,
+        request_id: str = "",
+        timeout: float = WRITE_SECONDS,
+        progress: Callable[[float], None] | None = None,
     ) -> pb.AppendRecordsResponse:
         """Appends a table as one version, in messages of at most 4 MiB.
 
         Tries again when the service is away: the request id, made up when empty, makes the server append once.
+        `progress` is told how much of the table is sent, from 0 to 1.
         """
         request_id = request_id or str(uuid.uuid4())
         for attempt in range(1, _APPEND_ATTEMPTS + 1):
             try:
                 response: pb.AppendRecordsResponse = await self._client.send(
-                    "AppendRecords", _requests(dataset, table, request_id), timeout=timeout, purpose=self._purpose
+                    "AppendRecords",
+                    _requests(dataset, table, request_id, progress or (lambda share: None)),
+                    timeout=timeout,
+                    purpose=self._purpose,
                 )
                 return response
             except UnavailableError:
@@ -62,11 +72,15 @@ class Ingestion(Facade):
         return snapshot
 
 
-async def _requests(dataset: str, table: pa.Table, request_id: str) -> AsyncIterator[pb.AppendRecordsRequest]:
-    first = True
+async def _requests(
+    dataset: str, table: pa.Table, request_id: str, progress: Callable[[float], None]
+) -> AsyncIterator[pb.AppendRecordsRequest]:
+    first, sent = True, 0
     for message in arrow.to_messages(table):
         if first:
             yield pb.AppendRecordsRequest(dataset=dataset, request_id=request_id, arrow_ipc=message)
             first = False
         else:
             yield pb.AppendRecordsRequest(arrow_ipc=message)
+        sent += len(message)
+        progress(min(1.0, sent / max(table.nbytes, 1)))

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from hedgerow.channel import balancing, target_of
 from hedgerow.errors import UnauthenticatedError
 from hedgerow.identity import IdentityFolder
 
@@ -21,10 +22,10 @@ def triton_client(identity: IdentityFolder, address: str) -> "InferenceServerCli
         raise UnauthenticatedError("there is no usable identity here; log in first")
     pem = str(identity.folder / "identity.pem")
     return InferenceServerClient(
-        url=address,
+        url=target_of(address),
         ssl=True,
         root_certificates=str(identity.folder / "roots.pem"),
         private_key=pem,
         certificate_chain=pem,
-        channel_args=[("grpc.ssl_target_name_override", "inference.hedgerow.local")],
+        channel_args=[("grpc.ssl_target_name_override", "inference.hedgerow.local"), *balancing(address)],
     )
