@@ -17,8 +17,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hedgerow.private_file import write_private
 from hedgerow.sdk.context import Context
-from suite.config import SERVICES, SuiteConfig, SuiteConfigError, load_config
+from suite.config import EMBEDDED, PROFILES, SERVICES, SuiteConfig, SuiteConfigError, load_config
 from suite.detach import detach
 from suite.guard import end_marked
 from suite.local_units import LocalSuite
@@ -27,6 +28,7 @@ from suite.process import start_ticks
 from suite.run_file import RunFolder, RunState
 from suite.status import collect, show
 from suite.supervisor import Supervisor
+from suite.unit import UnitError
 
 DOWN_SECONDS = 90.0
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     folder = RunFolder(config.folder / "run")
     if options.command == "up":
-        if fault := _not_writable(config.folder):
+        if fault := _not_writable(config.folder) or _of_another_profile(config):
             print(fault, file=sys.stderr)
             return 1
         return detach(_without_detach(arguments), config, folder) if options.detach else _up(config, folder)
@@ -62,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m suite", description="The Hedgerow suite on one machine.")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--dir", type=Path, help="folder of everything the suite keeps (var/local)")
+    common.add_argument("--dir", type=Path, help="folder of everything the suite keeps (var/local or var/distributed)")
     common.add_argument("--config", type=Path, default=Path("suite.toml"), help="configuration file (suite.toml)")
-    common.add_argument("--profile", help="embedded")
+    common.add_argument("--profile", help=f"{' or '.join(PROFILES)} (embedded)")
     common.add_argument("--port-base", type=int, help="the lowest port; all others move with it (7440)")
     common.add_argument("--port", type=_port, action="append", default=[], metavar="NAME=NUMBER", help="one port")
     common.add_argument(
@@ -90,6 +92,22 @@ def _not_writable(folder: Path) -> str:
             f"the suite cannot write to {folder}: {error.strerror}. Name another folder with HEDGEROW_DIR=FOLDER, "
             "or dir under [suite] in suite.toml"
         )
+
+
+def _of_another_profile(config: SuiteConfig) -> str:
+    """Return why the folder is of no use to this profile; empty when it is. The first suite in a folder marks it."""
+    mark = config.folder / "profile"
+    if not mark.exists():
+        # A suite from before there was a choice.
+        former = EMBEDDED if (config.folder / "openbao").exists() else config.profile
+        write_private(mark, former.encode())
+    former = mark.read_text()
+    if former == config.profile:
+        return ""
+    return (
+        f"{config.folder} holds a suite of the profile {former}, and its data is not carried over to {config.profile}. "
+        f"Start it with PROFILE={former}, or name another folder with HEDGEROW_DIR=FOLDER"
+    )
 
 
 def _port(text: str) -> tuple[str, int]:
@@ -126,11 +144,16 @@ def _up(config: SuiteConfig, folder: RunFolder) -> int:
 async def _supervise(config: SuiteConfig, folder: RunFolder, say: Callable[[str], None]) -> int:
     started = time.monotonic()
     suite = LocalSuite(config)
-    supervisor = Supervisor(
-        suite.units(), folder, ports=config.ports, say=lambda line: _progress(line, say, config, started)
-    )
     try:
+        units = suite.units()
+        supervisor = Supervisor(
+            units, folder, ports=config.ports, say=lambda line: _progress(line, say, config, started)
+        )
+        supervisor.state.profile = config.profile
         code = await supervisor.run()
+    except UnitError as error:
+        print(error, file=sys.stderr)
+        return 1
     finally:
         await suite.close()
     if supervisor.state.failure:
@@ -157,15 +180,14 @@ def _save_context(config: SuiteConfig) -> None:
 
 
 def _how_to_reach(config: SuiteConfig) -> list[str]:
-    ports = " ".join(
-        f"{name} {config.ports[name]}" for name in ("ingestion", "features", "training", "inference", "governance")
-    )
+    ports = " ".join(f"{instance} {config.port(instance)}" for instance in config.instances if instance != "secrets")
+    named = "" if config.profile == EMBEDDED else f" PROFILE={config.profile}"
     return [
         f"gRPC on 127.0.0.1, mutual TLS: {ports}",
         f"For the command line: export HEDGEROW_CONTEXT={config.folder}",
         f"People and passwords: {config.folder}/users/<name>/password (ana, ben, creditapp, mia, pia, operator)",
         f"CA to trust at login:  {config.folder}/trust/enrolment-ca.pem, port {config.ports['enrolment']}",
-        f"Logs: {config.folder}/logs; stop with `make down`, look with `make status`",
+        f"Logs: {config.folder}/logs; stop with `make down{named}`, look with `make status{named}`",
     ]
 
 
@@ -215,7 +237,7 @@ def _status(config: SuiteConfig, folder: RunFolder, *, as_json: bool) -> int:
             else "The suite is not running."
         )
         return 1
-    report = asyncio.run(collect(replace(config, ports=state.ports), state))
+    report = asyncio.run(collect(replace(config, ports=state.ports, profile=state.profile), state))
     if as_json:
         print(json.dumps(report, indent=1))
     else:

@@ -1,8 +1,10 @@
-"""The bootstrap CA of one machine: it lets the supervisor, the secrets service and an administrator log in to OpenBao.
+"""The bootstrap CA of one machine: it lets the supervisor, the secrets service and an administrator log in to OpenBao, and
+certifies the servers that are no services of the suite: OpenBao and, in the distributed profile, the shared stores.
 
-Workload certificates come from OpenBao's own PKI; no service trusts the bootstrap CA. Its folder is the trust anchor of the
-machine: mode 0700, outside the data folder of OpenBao. Nothing in the suite uses the administrator's certificate; it is for
-work on OpenBao itself, such as a new root (``deploy/openbao/README.md``), and may be kept elsewhere.
+Workload certificates come from OpenBao's own PKI; no service trusts the bootstrap CA but for a store's server. Its folder
+is the trust anchor of the machine: mode 0700, outside the data folder of OpenBao. Nothing in the suite uses the
+administrator's certificate; it is for work on OpenBao itself, such as a new root (``deploy/openbao/README.md``), and may be
+kept elsewhere.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class BootstrapFolder:
         return f"spiffe://{self.trust_domain}/admin"
 
     def certificate(self, stem: str) -> tuple[Path, Path]:
-        """Return the certificate and key file of ``listener``, ``secrets``, ``supervisor`` or ``admin``."""
+        """Return the certificate and key file of ``listener``, ``stores``, ``secrets``, ``supervisor`` or ``admin``."""
         return self.folder / f"{stem}.pem", self.folder / f"{stem}.key"
 
     def ensure(self, now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)) -> None:
@@ -86,6 +88,7 @@ class BootstrapFolder:
         client = ExtendedKeyUsageOID.CLIENT_AUTH
         return (
             _Leaf("listener", "openbao", ExtendedKeyUsageOID.SERVER_AUTH, local),
+            _Leaf("stores", "stores", ExtendedKeyUsageOID.SERVER_AUTH, local),
             # OpenBao's cert auth takes its alias from the common name, so there must be one.
             _Leaf("secrets", "secrets", client, (x509.UniformResourceIdentifier(self.secrets_uri),)),
             _Leaf("supervisor", "supervisor", client, (x509.UniformResourceIdentifier(self.supervisor_uri),)),

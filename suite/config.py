@@ -11,8 +11,16 @@ from typing import Any
 
 SERVICES = ("secrets", "governance", "ingestion", "features", "training", "inference")
 PEOPLE = ("ana", "ben", "creditapp", "mia", "pia", "operator")
-PROFILES = ("embedded",)
+EMBEDDED, DISTRIBUTED = "embedded", "distributed"
+PROFILES: Mapping[str, Path] = {EMBEDDED: Path("var/local"), DISTRIBUTED: Path("var/distributed")}
+"""The profiles, each with the folder it keeps everything in by default: what one has stored is of no use to the other."""
+REPLICATED = ("features", "inference")
+BACKING = ("postgres", "valkey", "seaweedfs")
 METRICS_OFFSET = 100
+LANED = ("features", "inference")
+"""Services with a second port on the fast lane."""
+LANE_OFFSET = 20
+SEAWEEDFS_PORTS = 10
 DEFAULT_PORTS: Mapping[str, int] = {
     "openbao": 7470,
     "openbao_cluster": 7471,
@@ -23,6 +31,11 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "features": 7444,
     "training": 7445,
     "inference": 7446,
+    "features_2": 7454,
+    "inference_2": 7456,
+    "postgres": 7460,
+    "valkey": 7461,
+    "seaweedfs": 7480,
 }
 _BASE = min(DEFAULT_PORTS.values())
 _VAULT_FILES = ("ca_file", "secrets_cert_file", "secrets_key_file", "supervisor_cert_file", "supervisor_key_file")
@@ -57,12 +70,14 @@ class SuiteConfig:
 
     Attributes:
         folder: where everything of this suite lives.
-        profile: ``embedded``.
+        profile: ``embedded``, or ``distributed``: on shared stores, with two replicas of the services in REPLICATED.
         trust_domain: SPIFFE trust domain.
-        ports: by use; metrics ports are ``METRICS_OFFSET`` above those of the services.
+        ports: by use; metrics ports are ``METRICS_OFFSET`` above those of the services, lane ports ``LANE_OFFSET``.
         vault: None for an OpenBao that the suite starts.
         environment: more variables for the services.
         services: which of the services to run, in the order of their start.
+
+    An instance is one process of a service: ``features`` and, as its second replica, ``features-2``.
     """
 
     folder: Path
@@ -73,23 +88,60 @@ class SuiteConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     services: Sequence[str] = SERVICES
 
-    def service_folder(self, service: str) -> Path:
-        """The folder of a service."""
-        return self.folder / service
+    @property
+    def backing(self) -> Sequence[str]:
+        """The backing services to run."""
+        return BACKING if self.profile == DISTRIBUTED else ()
+
+    def replicas(self, service: str) -> list[str]:
+        """The instances of a service."""
+        is_replicated = self.profile == DISTRIBUTED and service in REPLICATED
+        return [service, f"{service}-2"] if is_replicated else [service]
+
+    @property
+    def instances(self) -> list[str]:
+        """The instances of the services to run, in the order of their start."""
+        return [instance for service in self.services for instance in self.replicas(service)]
+
+    def service_folder(self, instance: str) -> Path:
+        """The folder of one instance."""
+        return self.folder / instance
+
+    def shared_folder(self, service: str) -> Path:
+        """The folder that the replicas of a service share."""
+        return self.folder / "shared" / service
+
+    def port(self, instance: str) -> int:
+        """The gRPC port of an instance."""
+        return self.ports[instance.replace("-", "_")]
 
     def address(self, use: str) -> str:
-        """``host:port`` of a use."""
-        return f"127.0.0.1:{self.ports[use]}"
+        """``host:port`` of a use; of a service with replicas, those of all with commas between them."""
+        return ",".join(f"127.0.0.1:{self.port(instance)}" for instance in self.replicas(use))
 
-    def metrics_port(self, service: str) -> int:
-        """The Prometheus port of a service."""
-        return self.ports[service] + METRICS_OFFSET
+    def metrics_port(self, instance: str) -> int:
+        """The Prometheus port of an instance."""
+        return self.port(instance) + METRICS_OFFSET
+
+    def lane_port(self, instance: str) -> int | None:
+        """The second gRPC port of an instance, on the fast lane, or None for a service without one."""
+        return self.port(instance) + LANE_OFFSET if service_of(instance) in LANED else None
 
     def all_ports(self) -> dict[str, int]:
         """Every port that must be free, by use."""
-        own = () if self.vault else ("openbao", "openbao_cluster")
-        ports = {use: self.ports[use] for use in (*own, "enrolment", *self.services)}
-        return ports | {f"{service} metrics": self.metrics_port(service) for service in self.services}
+        own = [] if self.vault else ["openbao", "openbao_cluster"]
+        instances = [instance.replace("-", "_") for instance in self.instances]
+        ports = {use: self.ports[use] for use in (*own, "enrolment", *self.backing, *instances)}
+        if "seaweedfs" in self.backing:
+            more = range(1, SEAWEEDFS_PORTS)
+            ports |= {f"seaweedfs (and {place} more)": self.ports["seaweedfs"] + place for place in more}
+        lanes = {f"{instance} lane": port for instance in self.instances if (port := self.lane_port(instance))}
+        return ports | lanes | {f"{use} metrics": self.ports[use] + METRICS_OFFSET for use in instances}
+
+
+def service_of(instance: str) -> str:
+    """Return the service that an instance is of."""
+    return instance.removesuffix("-2")
 
 
 def load_config(
@@ -134,17 +186,18 @@ def load_config(
         if variable in environment:
             chosen[use] = _number(variable, environment[variable])
     chosen |= ports or {}
+    profile = profile or environment.get("HEDGEROW_PROFILE") or suite.get("profile", EMBEDDED)
+    if profile not in PROFILES:
+        raise SuiteConfigError(f"profile {profile!r} is unknown; choose one of {', '.join(PROFILES)}")
     config = SuiteConfig(
-        folder=Path(folder or environment.get("HEDGEROW_DIR") or suite.get("dir", "var/local")).resolve(),
-        profile=profile or suite.get("profile", "embedded"),
+        folder=Path(folder or environment.get("HEDGEROW_DIR") or suite.get("dir") or PROFILES[profile]).resolve(),
+        profile=profile,
         trust_domain=suite.get("trust_domain", "hedgerow.local"),
         ports=chosen,
         vault=_vault(content.get("vault")),
         services=[name for name in SERVICES if not only or name in only or name == "secrets"],
         environment={str(key): str(value) for key, value in content.get("environment", {}).items()},
     )
-    if config.profile not in PROFILES:
-        raise SuiteConfigError(f"profile {config.profile!r} is unknown; choose one of {', '.join(PROFILES)}")
     _check_distinct(config.all_ports())
     return config
 

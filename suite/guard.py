@@ -12,16 +12,16 @@ import sys
 import time
 
 RUN_VARIABLE = "HEDGEROW_SUITE_RUN"
-SERVICE_VARIABLE = "HEDGEROW_SERVICE"
+UNIT_VARIABLE = "HEDGEROW_SUITE_UNIT"
 _ROUNDS = 50
 _PAUSE_SECONDS = 0.1
 
 
-def marked(run: str, service: str = "") -> list[int]:
-    """Return the pids of this user's processes that belong to a run, or to one service of it."""
+def marked(run: str, unit: str = "") -> list[int]:
+    """Return the pids of this user's processes that belong to a run, or to one unit of it."""
     wanted = {f"{RUN_VARIABLE}={run}".encode()}
-    if service:
-        wanted.add(f"{SERVICE_VARIABLE}={service}".encode())
+    if unit:
+        wanted.add(f"{UNIT_VARIABLE}={unit}".encode())
     found = []
     for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all it needs
         if entry.isdecimal() and int(entry) != os.getpid():
@@ -32,11 +32,11 @@ def marked(run: str, service: str = "") -> list[int]:
     return found
 
 
-def end_marked(run: str, service: str = "") -> int:
-    """Kill what is left of a run, or of one service of it, until nothing is; return how many were killed."""
+def end_marked(run: str, unit: str = "") -> int:
+    """Kill what is left of a run, or of one unit of it, until nothing is; return how many were killed."""
     killed = set()
     for _ in range(_ROUNDS):
-        left = marked(run, service)
+        left = marked(run, unit)
         if not left:
             break
         for pid in left:

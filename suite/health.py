@@ -13,7 +13,7 @@ from hedgerow.client import ServiceClient, enrol
 from hedgerow.errors import HedgerowError
 from hedgerow.identity import Identity, IdentityFolder
 from hedgerow.secrets.v1 import secrets_pb2
-from suite.config import SuiteConfig
+from suite.config import SuiteConfig, service_of
 
 OPERATOR = "operator"
 CHECK_SECONDS = 2.0
@@ -31,14 +31,14 @@ class OperatorHealth:
         self._channels: dict[str, RotatingChannel] = {}
         self._login = asyncio.Lock()
 
-    async def check(self, service: str) -> str:
+    async def check(self, instance: str) -> str:
         """Return ``SERVING``, ``NOT_SERVING``, or in one word why nobody can tell; never raises."""
-        if not await _accepts(self._config.ports[service]):
+        if not await _accepts(self._config.port(instance)):
             return "UNREACHABLE"
         try:
             async with asyncio.timeout(CHECK_SECONDS):
                 await self._ensure_identity()
-                answer = await self._client(service).call(
+                answer = await self._client(instance).call(
                     "Check", health_pb2.HealthCheckRequest(), timeout=CHECK_SECONDS, purpose="operations"
                 )
         except HedgerowError as error:
@@ -73,12 +73,12 @@ class OperatorHealth:
             password=(folder / "users" / OPERATOR / "password").read_text(),
         )
 
-    def _client(self, service: str) -> ServiceClient:
-        channel = self._channels.get(service)
+    def _client(self, instance: str) -> ServiceClient:
+        channel = self._channels.get(instance)
         if channel is None:
-            name = f"{service}.{self._config.trust_domain}"
-            channel = RotatingChannel(self._config.address(service), name, self._folder)
-            self._channels[service] = channel
+            name = f"{service_of(instance)}.{self._config.trust_domain}"
+            channel = RotatingChannel(f"127.0.0.1:{self._config.port(instance)}", name, self._folder)
+            self._channels[instance] = channel
         return ServiceClient(channel, _HEALTH)
 
 

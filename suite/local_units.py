@@ -1,4 +1,4 @@
-"""The units of the embedded profile: OpenBao and the six services on this machine."""
+"""The units of the suite on this machine: OpenBao, the stores of the distributed profile, and the six services."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 
 from services.secrets.vault import Vault, VaultSettings
 from suite.bootstrap_ca import BootstrapFolder
-from suite.config import SERVICES, SuiteConfig
+from suite.config import DISTRIBUTED, REPLICATED, SERVICES, SuiteConfig, service_of
 from suite.health import OperatorHealth
 from suite.openbao import OpenBao
 from suite.provision import Provisioner
+from suite.stores import Stores
 from suite.unit import Unit, UnitError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,22 +33,24 @@ class LocalSuite:
 
     def __init__(self, config: SuiteConfig) -> None:
         self._config = config
-        bootstrap = BootstrapFolder(config.folder / "bootstrap", config.trust_domain)
+        self._bootstrap = BootstrapFolder(config.folder / "bootstrap", config.trust_domain)
+        self._certifying = asyncio.Lock()
         self.openbao = OpenBao(
             config.folder / OPENBAO,
-            bootstrap,
+            self._bootstrap,
             port=config.ports["openbao"],
             cluster_port=config.ports["openbao_cluster"],
         )
         self.health = OperatorHealth(config, config.folder / "run" / "identity")
+        self.stores = Stores(config, self._bootstrap, self._certify)
         self._vault = Vault(self._settings("supervisor"))
         self._provisioner = Provisioner(config, self._vault)
         self._active_since = 0.0
 
     def units(self) -> list[Unit]:
         """Return the units in the order of their start."""
-        services = [self._service(name) for name in self._config.services]
-        return services if self._config.vault else [self._openbao(), *services]
+        services = [self._service(instance) for instance in self._config.instances]
+        return [*([] if self._config.vault else [self._openbao()]), *self.stores.units(), *services]
 
     async def close(self) -> None:
         """Close what was opened."""
@@ -85,7 +88,13 @@ class LocalSuite:
         if attempt > 1 and not self.openbao.is_proven:
             # It was given one chance to prove that its first start had completed.
             await asyncio.to_thread(self.openbao.remove_incomplete)
+        await self._certify()
         await asyncio.to_thread(self.openbao.prepare)
+
+    async def _certify(self) -> None:
+        """Make the bootstrap CA and its certificates; what starts at the same time makes them once."""
+        async with self._certifying:
+            await asyncio.to_thread(self._bootstrap.ensure)
 
     async def _openbao_serves(self) -> bool:
         state = await asyncio.to_thread(self.openbao.state)
@@ -100,33 +109,36 @@ class LocalSuite:
 
     # ---- services
 
-    def _service(self, name: str) -> Unit:
-        ports = {"grpc": self._config.ports[name], "metrics": self._config.metrics_port(name)}
+    def _service(self, instance: str) -> Unit:
+        name = service_of(instance)
+        ports = {"grpc": self._config.port(instance), "metrics": self._config.metrics_port(instance)}
         if name == "secrets":
             ports["enrolment"] = self._config.ports["enrolment"]
+        if lane := self._config.lane_port(instance):
+            ports["lane"] = lane
         first = [] if self._config.vault else [OPENBAO]
         return Unit(
-            name=name,
+            name=instance,
             command=[sys.executable, "-m", f"services.{name}"],
-            environment=self._environment(name),
-            healthy=self._serves(name),
-            log=self._log(name),
-            # A service needs its identity and keys, and nothing else, to start: it keeps the last policies it knew.
-            after=first if name == "secrets" else ["secrets"],
+            environment=self._environment(instance),
+            healthy=self._serves(instance),
+            log=self._log(instance),
+            # A service needs its identity, keys and stores, and nothing else, to start: it keeps the last policies it knew.
+            after=first if name == "secrets" else ["secrets", *self.stores.used_by(name)],
             tier=_TIERS.get(name, _WORKER_TIER),
-            prepare=self._prepare_secrets if name == "secrets" else self._prepare(name),
+            prepare=self._prepare_secrets if name == "secrets" else self._prepare(instance),
             ports=ports,
         )
 
-    def _serves(self, name: str) -> Callable[[], Awaitable[bool]]:
+    def _serves(self, instance: str) -> Callable[[], Awaitable[bool]]:
         async def serves() -> bool:
-            return await self.health.check(name) == "SERVING"
+            return await self.health.check(instance) == "SERVING"
 
         return serves
 
-    def _prepare(self, name: str) -> Callable[[int], Awaitable[None]]:
+    def _prepare(self, instance: str) -> Callable[[int], Awaitable[None]]:
         async def prepare(attempt: int) -> None:
-            await asyncio.to_thread(self._provisioner.enrolment_token, name, dt.datetime.now(dt.UTC))
+            await asyncio.to_thread(self._provisioner.enrolment_token, instance, dt.datetime.now(dt.UTC))
 
         return prepare
 
@@ -134,13 +146,13 @@ class LocalSuite:
         if attempt == 1:
             await asyncio.to_thread(self._provisioner.prepare)
 
-    def _environment(self, name: str) -> dict[str, str]:
-        config = self._config
-        # HEDGEROW_SERVICE comes from the supervisor, as one of its marks.
+    def _environment(self, instance: str) -> dict[str, str]:
+        config, name = self._config, service_of(instance)
         variables = {
-            "HEDGEROW_LISTEN": config.address(name),
-            "HEDGEROW_METRICS_LISTEN": f"127.0.0.1:{config.metrics_port(name)}",
-            "HEDGEROW_DATA_DIR": str(config.service_folder(name)),
+            "HEDGEROW_SERVICE": name,
+            "HEDGEROW_LISTEN": f"127.0.0.1:{config.port(instance)}",
+            "HEDGEROW_METRICS_LISTEN": f"127.0.0.1:{config.metrics_port(instance)}",
+            "HEDGEROW_DATA_DIR": str(config.service_folder(instance)),
             "HEDGEROW_TRUST_DIR": str(config.folder / "trust"),
             "HEDGEROW_TRUST_DOMAIN": config.trust_domain,
             "HEDGEROW_SECRETS_ADDRESS": config.address("secrets"),
@@ -158,11 +170,16 @@ class LocalSuite:
         else:
             if name == "governance":
                 # An erasure searches the logs and traces too.
-                traces = (config.service_folder(service) / "traces.jsonl" for service in config.services)
+                traces = (config.service_folder(each) / "traces.jsonl" for each in config.instances)
                 variables["HEDGEROW_LOG_DIR"] = os.pathsep.join(map(str, (config.folder / "logs", *traces)))
-            variables["HEDGEROW_ENROLMENT_TOKEN_FILE"] = str(config.folder / "run" / "tokens" / name)
+            variables["HEDGEROW_ENROLMENT_TOKEN_FILE"] = str(config.folder / "run" / "tokens" / instance)
+        if lane := config.lane_port(instance):
+            variables["HEDGEROW_LANE_LISTEN"] = f"127.0.0.1:{lane}"
+        if config.profile == DISTRIBUTED and name in REPLICATED:
+            variables["HEDGEROW_SHARED_DIR"] = str(config.shared_folder(name))
         python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        return {**os.environ, "PYTHONPATH": python_path, **config.environment, **variables}
+        stores = self.stores.environment(name)
+        return {**os.environ, "PYTHONPATH": python_path, **stores, **config.environment, **variables}
 
     def _log(self, name: str) -> Path:
         return self._config.folder / "logs" / f"{name}.log"

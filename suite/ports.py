@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
+from suite.config import LANE_OFFSET, METRICS_OFFSET
+
 
 def taken(ports: Mapping[str, int]) -> list[str]:
     """Return one line for each port that something else holds: which, for what, and how to choose another."""
@@ -23,8 +25,9 @@ def _is_free(port: int) -> bool:
 
 
 def _words(use: str, port: int) -> str:
-    name = use.removesuffix(" metrics")
-    above = " (100 above its main port)" if name != use else ""
+    name, _, rest = use.replace("-", "_").partition(" ")
+    offset = {"metrics": METRICS_OFFSET, "lane": LANE_OFFSET}.get(rest)
+    above = f" ({offset} above its main port)" if offset else ""
     return (
         f"port {port} for {use}{above} is taken by another process. HEDGEROW_PORT_BASE=NUMBER moves all ports; "
         f"to move this one, set HEDGEROW_PORT_{name.upper()}=NUMBER, or {name} = NUMBER under [ports] in suite.toml"

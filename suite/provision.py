@@ -21,7 +21,7 @@ from services.secrets.attestation import RECORD_PREFIX
 from services.secrets.keys import KeyRing
 from services.secrets.pki import read_roots
 from services.secrets.vault import Vault, VaultPathError
-from suite.config import PEOPLE, SERVICES, SuiteConfig
+from suite.config import PEOPLE, SERVICES, SuiteConfig, service_of
 
 POLICIES = Path(__file__).resolve().parent.parent / "deploy" / "policies"
 POLICY_KEY = "signingKeys/governance-policy"
@@ -38,12 +38,14 @@ class Provisioner:
         self._vault = vault
         self._policies = policies
         self._trust = config.folder / "trust"
+        # Of all services, whichever run.
+        self._instances = [instance for service in SERVICES for instance in config.replicas(service)]
 
     def prepare(self) -> None:
         """Prepare everything but tokens."""
         self._config.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for service in SERVICES:
-            self._config.service_folder(service).mkdir(exist_ok=True, mode=0o700)
+        for instance in self._instances:
+            self._config.service_folder(instance).mkdir(exist_ok=True, mode=0o700)
         for person in PEOPLE:
             self._person(person)
         for service in SERVICES:
@@ -55,15 +57,15 @@ class Provisioner:
         write_private(self._trust / "enrolment-ca.pem", "".join(roots[name] for name in sorted(roots)).encode())
         self._policy_bundles()
 
-    def enrolment_token(self, service: str, now: dt.datetime) -> Path:
-        """Return the file for a service's token, with a fresh one in it when its stored identity is missing or expired."""
-        file = self._config.folder / "run" / "tokens" / service
+    def enrolment_token(self, instance: str, now: dt.datetime) -> Path:
+        """Return the file for an instance's token, with a fresh one when its stored identity is missing or expired."""
+        file = self._config.folder / "run" / "tokens" / instance
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        identity = IdentityFolder(self._config.service_folder(service) / "identity").load()
+        identity = IdentityFolder(self._config.service_folder(instance) / "identity").load()
         if identity is not None and identity.expire_time - MARGIN > now:
             file.unlink(missing_ok=True)
         else:
-            token = self._vault.wrapped_record(RECORD_PREFIX + service, ttl_seconds=TOKEN_SECONDS)
+            token = self._vault.wrapped_record(RECORD_PREFIX + service_of(instance), ttl_seconds=TOKEN_SECONDS)
             write_private(file, token.encode())
         return file
 
@@ -91,7 +93,7 @@ class Provisioner:
     # Policies ---------------------------------------------------------------------------------------------------------
 
     def _policy_bundles(self) -> None:
-        """Give each service the bundle in ``deploy/policies`` when it has none, or when those files have changed.
+        """Give each instance the bundle in ``deploy/policies`` when it has none, or when those files have changed.
 
         A changed file makes a bundle with a version above all that are there, so that it also replaces what governance
         has published since.
@@ -100,7 +102,7 @@ class Provisioner:
         principals = json.loads((self._policies / "principals.json").read_text())
         digest = hashlib.sha256(encode_bundle(0, policies, principals)).hexdigest()
         stamp = self._trust / "policy-source.sha256"
-        bundles = {service: self._bundle_file(service) for service in SERVICES}
+        bundles = {instance: self._bundle_file(instance) for instance in self._instances}
         is_current = stamp.exists() and stamp.read_text() == digest
         if not is_current or not any(file.exists() for file in bundles.values()):
             content = encode_bundle(1 + max(map(_version, bundles.values())), policies, principals)
@@ -115,8 +117,8 @@ class Provisioner:
             if not file.exists():
                 write_private(file, newest)
 
-    def _bundle_file(self, service: str) -> Path:
-        folder = self._config.service_folder(service) / "policy"
+    def _bundle_file(self, instance: str) -> Path:
+        folder = self._config.service_folder(instance) / "policy"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / "bundle.json"
 

@@ -50,7 +50,8 @@ class RunState:
         phase: ``starting``, ``serving``, ``stopping``, ``stopped`` or ``failed``.
         failure: in words, when the phase is ``failed``.
         ports: of the running suite, by use, whatever the configuration says now.
-        services: by name, in the order of their start.
+        profile: of the running suite, likewise.
+        services: by name, in the order of their start; the replicas of a service and the backing services among them.
     """
 
     pid: int
@@ -59,6 +60,7 @@ class RunState:
     phase: str = "starting"
     failure: str = ""
     ports: dict[str, int] = field(default_factory=dict)
+    profile: str = "embedded"
     services: dict[str, ServiceState] = field(default_factory=dict)
 
     def is_alive(self) -> bool:

@@ -57,6 +57,8 @@ async def _health(suite: LocalSuite, name: str, service: ServiceState) -> str:
         return service.phase
     if name == OPENBAO:
         return await asyncio.to_thread(suite.openbao.state)
+    if name in suite.stores:
+        return await suite.stores.health(name)
     return await suite.health.check(name)
 
 

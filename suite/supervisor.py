@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hedgerow.errors import HedgerowError
-from suite.guard import RUN_VARIABLE, SERVICE_VARIABLE, end_marked
+from suite.guard import RUN_VARIABLE, UNIT_VARIABLE, end_marked
 from suite.log_file import LogFile
 from suite.process import Process, start_ticks
 from suite.restart import RestartPolicy
@@ -149,7 +149,7 @@ class Supervisor:
             await unit.prepare(attempt)
         except (UnitError, HedgerowError, OSError) as error:
             return 1, f"cannot be prepared: {error}"
-        marks = {RUN_VARIABLE: self.state.run, SERVICE_VARIABLE: unit.name}
+        marks = {RUN_VARIABLE: self.state.run, UNIT_VARIABLE: unit.name}
         process = Process.start(unit.command, {**unit.environment, **marks}, self._logs[unit.name])
         self._processes[unit.name] = process
         self.state.services[unit.name].pid = process.pid

@@ -20,7 +20,7 @@ class Unit:
     """One program.
 
     Attributes:
-        name: of the service.
+        name: of the program; that of a service, or of one replica of it.
         command: what to run.
         environment: its whole environment, less the marks that the supervisor adds.
         healthy: whether it serves; may raise UnitError when what runs can never serve.

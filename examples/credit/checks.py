@@ -2,19 +2,21 @@
 
 from examples.credit.records import PLANTED_CLIENTS, PLANTED_STATEMENTS
 from examples.credit.report.model import Check, Report
+from suite.config import DISTRIBUTED, EMBEDDED
 
 CLIENTS = 30_000
 STATEMENTS = 180_000
 MOST_SECONDS = 180.0
-MOST_RSS_MIB = 2048.0
+# The distributed profile runs three stores and two more services; memory that processes share counts for each of them.
+MOST_RSS_MIB = {EMBEDDED: 2048.0, DISTRIBUTED: 4096.0}
 # Where the issue names no number: an explanation may miss the model's own difference by at most a hundredth of a logit, and
 # calibration may be off by what the gate allows.
 MOST_GAP = 0.01
 MOST_ECE = 0.04
 
 
-def checks(report: Report, max_gap: float) -> list[Check]:
-    """Returns every check of the demo.
+def checks(report: Report, max_gap: float, profile: str) -> list[Check]:
+    """Returns every check of the demo on a suite of a profile.
 
     max_gap: largest completeness gap over all explanations of the run, in logits.
     """
@@ -39,5 +41,5 @@ def checks(report: Report, max_gap: float) -> list[Check]:
         Check("erased_subject_hits", erasure.remaining_hits + erasure.disk_hits, "places", "==", 0),
         Check("plaintext_files", erasure.plaintext_files, "files", "==", 0),
         Check("demo_seconds", report.seconds, "s", "<=", MOST_SECONDS),
-        Check("rss_mib", report.rss_mib, "MiB", "<=", MOST_RSS_MIB),
+        Check("rss_mib", report.rss_mib, "MiB", "<=", MOST_RSS_MIB[profile]),
     ]

@@ -36,16 +36,16 @@ from examples.credit.steps.train import train
 from hedgerow.errors import HedgerowError
 from hedgerow.identity import IdentityFolder
 from hedgerow.sdk import Context, Hedgerow, login
+from suite.config import PROFILES, SuiteConfigError, load_config
 
 _LEAST_CERTIFICATE = dt.timedelta(minutes=10)
 _DATASET = re.compile(r"datasets/clients(?:_(\d+))?")
 
 
-async def demo(folder: Path, report_folder: Path, console: Console, begin: float) -> None:
-    """Runs the demo on the suite in `folder` and writes the report."""
+async def demo(suite: LocalSuite, report_folder: Path, console: Console, begin: float) -> Report:
+    """Runs the demo on a suite, writes the report and returns it."""
     start_time = dt.datetime.now(dt.UTC)
     _check_writable(report_folder)
-    suite = LocalSuite(folder)
     timings: list[StepTiming] = []
     console.print("[bold]Hedgerow: from raw records to an audited, explained prediction[/bold]")
     with console.status("  starting the suite" if suite.state() is None else "  reaching the suite"):
@@ -63,8 +63,9 @@ async def demo(folder: Path, report_folder: Path, console: Console, begin: float
         end = timings[-1].start + timings[-1].seconds
         timings.append(StepTiming("Stop", end, seconds - end))
     report = replace(report, seconds=seconds, timings=timings)
-    report = replace(report, checks=checks(report, max_gap))
+    report = replace(report, checks=checks(report, max_gap, suite.profile))
     _summarize(report, page.write(report, report_folder), console)
+    return report
 
 
 def _check_writable(report_folder: Path) -> None:
@@ -178,12 +179,16 @@ def main() -> int:
     """Reads the arguments, runs the demo and returns the exit code."""
     begin = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m examples.credit.demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--dir", type=Path, default=Path("var/local"), help="folder of the suite")
+    parser.add_argument("--dir", type=Path, help="folder of the suite (var/local or var/distributed)")
+    parser.add_argument("--profile", help=f"{' or '.join(PROFILES)}, when the suite is to be started (embedded)")
     parser.add_argument("--report", type=Path, default=Path("var/demo"), help="folder for the report")
     options = parser.parse_args()
     console = Console(highlight=False)
     try:
-        asyncio.run(demo(options.dir.resolve(), options.report, console, begin))
+        config = load_config(folder=options.dir, profile=options.profile)
+        asyncio.run(demo(LocalSuite(config.folder, config.profile), options.report, console, begin))
+    except SuiteConfigError as error:
+        return _failed(console, error, str(error))
     except DemoError as error:
         return _failed(console, error, str(error))
     except HedgerowError as error:

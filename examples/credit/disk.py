@@ -11,6 +11,13 @@ OVERLAP = 256
 _SEALED = b"PARE"
 # Marks of formats that hold records in clear. An encrypted Parquet file starts with PARE instead of PAR1.
 _MAGIC = (b"PAR1", b"ARROW1\0\0", b"SQLite format 3\0")
+# An object store keeps many objects in one file, a volume. There the marks are looked for anywhere, with enough of what
+# follows them that no sealed byte string looks like one by chance: the length of the first module, or of a page's header.
+_VOLUME = ".dat"
+_SEALED_WITHIN = re.compile(rb"PARE..\0\0", re.DOTALL)
+_MAGIC_WITHIN = re.compile(
+    rb"PAR1\x15[\x00\x04\x06]\x15|ARROW1\0\0|\xff{4}..\0\0\x10\0\0\0|SQLite format 3\0", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class DiskSearch:
     """What a search found.
 
     Attributes:
-        files: files searched. bytes: bytes searched. sealed: encrypted Parquet files among them.
+        files: files searched. bytes: bytes searched. sealed: encrypted Parquet files among or in them.
         plaintext: files with records in clear: by format, or by an identifier in them.
         hits: files with one of the words looked for.
     """
@@ -40,10 +47,15 @@ def search(folder: Path, identifiers: re.Pattern[bytes], words: Sequence[bytes])
     for path in _files(folder):
         files += 1
         in_clear, found = False, False
+        is_volume = path.suffix == _VOLUME
         for start, piece in _pieces(path):
             size += len(piece) - (0 if start else OVERLAP)
-            sealed += start and piece.startswith(_SEALED)
-            in_clear |= start and _has_magic(piece)
+            if is_volume:
+                sealed += len(_SEALED_WITHIN.findall(piece))
+                in_clear |= _MAGIC_WITHIN.search(piece) is not None
+            else:
+                sealed += start and piece.startswith(_SEALED)
+                in_clear |= start and _has_magic(piece)
             in_clear |= identifiers.search(piece) is not None
             found |= wanted is not None and wanted.search(piece) is not None
         if in_clear:

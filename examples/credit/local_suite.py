@@ -20,8 +20,9 @@ _MIB = 1024 * 1024
 class LocalSuite:
     """The suite in a folder of this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, profile: str) -> None:
         self.folder = folder
+        self.profile = profile
         self._run = RunFolder(folder / "run")
         self.started_here = False
 
@@ -62,6 +63,8 @@ class LocalSuite:
             *arguments,
             "--dir",
             str(self.folder),
+            "--profile",
+            self.profile,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

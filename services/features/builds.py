@@ -1,15 +1,16 @@
 """Use cases that take long: building a training set, and writing to the online store.
 
 Snapshots are opened while the caller waits, so that a refusal reaches the caller. The rest is a job, whose state is
-kept and streamed. A job that the process does not live to end stays RUNNING in the store; the next start marks it
-FAILED, and asking again builds it anew.
+kept and streamed. A job that is stopped with the process is marked FAILED; one whose process dies, by the next start or
+by another replica. Asking again builds it anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 
 from hedgerow.errors import AlreadyExistsError, FailedPreconditionError, HedgerowError, NotFoundError
@@ -24,6 +25,7 @@ from services.features.computation import (
 from services.features.definitions import Definitions
 from services.features.erasure import ErasureGate, NewKey, without
 from services.features.expression import invalid
+from services.features.held_files import HeldFiles
 from services.features.online_store import OnlineStore
 from services.features.point_in_time import PointInTime
 from services.features.records import MaterializationRecord, State, TrainingSetRecord
@@ -41,6 +43,7 @@ from services.features.training_set_files import TrainingSetFiles
 from services.features.view import FeatureService
 from services.features.workers import ChangeFeed, Jobs, Stop, Workers
 
+INTERRUPTED = "the features service stopped before it was done; ask for it again"
 log = get_logger()
 
 
@@ -58,6 +61,7 @@ class Builds:
         gate: ErasureGate,
         new_key: NewKey,
         feed: ChangeFeed,
+        running: HeldFiles,
         job_workers: Workers,
         read_workers: Workers,
         max_jobs: int,
@@ -68,6 +72,7 @@ class Builds:
         Args:
             new_key: returns a fresh data key for a training set file and its wrapped form.
             feed: tells those who watch a training set or materialization.
+            running: shows other processes which jobs somebody works on.
             job_workers: compute jobs.
             read_workers: compute offline answers.
             max_jobs: jobs that may run or wait.
@@ -81,16 +86,20 @@ class Builds:
         self._gate = gate
         self._new_key = new_key
         self._feed = feed
+        self._running = running
+        self._at_work: set[str] = set()
+        self._abandoned: set[str] = set()
         self._job_workers = job_workers
         self._read_workers = read_workers
         self._jobs = Jobs(max_jobs)
         self._memory = memory_limit_mib
 
     async def close(self) -> None:
-        """Stop all jobs and wait for their threads."""
+        """Stop all jobs, wait for their threads, and mark what did not end as FAILED."""
         await self._jobs.close()
         await asyncio.to_thread(self._job_workers.close)
         await asyncio.to_thread(self._read_workers.close)
+        await self._fail_all(self._at_work | self._abandoned)
 
     async def create_training_set(
         self, training_set_id: str, service_id: str, cutoffs: Sequence[Cutoff], asker: Asker, now_us: int
@@ -114,6 +123,7 @@ class Builds:
             raise invalid("training_set.cutoffs", "no purpose allows both the features and the label columns")
         with ExitStack() as stack:
             stack.enter_context(self._gate.job())
+            stack.enter_context(self._running.hold(f"trainingSets/{training_set_id}"))
             snapshots = await self._open(service, labels, asker)
             record = TrainingSetRecord(
                 training_set_id=training_set_id,
@@ -142,9 +152,33 @@ class Builds:
             stack.enter_context(self._gate.job())
             snapshots = await self._open(service, (), asker)
             record = MaterializationRecord(uuid.uuid4().hex, service_id, as_of_us)
+            stack.enter_context(self._running.hold(f"materializations/{record.materialization_id}"))
             await asyncio.to_thread(self._store.add_materialization, record)
             self._jobs.start(self._materialize(record, service, snapshots, stack.pop_all()))
         return record
+
+    async def fail_abandoned(self) -> int:
+        """Mark what dead processes left RUNNING as FAILED, and return how much there was."""
+        names = await asyncio.to_thread(self._running.abandoned)
+        # Kept until it is done: the files that told of them are gone.
+        self._abandoned.update(names)
+        await self._fail_all(self._abandoned - self._at_work)
+        return len(names)
+
+    async def _fail_all(self, names: Collection[str]) -> None:
+        for name in sorted(names):
+            await asyncio.to_thread(self._fail, name)
+            self._abandoned.discard(name)
+            self._feed.notify(name)
+
+    def _fail(self, name: str) -> None:
+        collection, _, key = name.partition("/")
+        is_set = collection == "trainingSets"
+        load = self._store.training_set if is_set else self._store.materialization
+        update = self._store.update_training_set if is_set else self._store.update_materialization
+        with contextlib.suppress(NotFoundError):
+            if load(key).state is State.RUNNING:
+                update(key, state=State.FAILED, error=INTERRUPTED)
 
     async def offline(self, service: FeatureService, entities: Sequence[str], as_of_us: int, asker: Asker) -> Block:
         """Return the features of stored entity keys as of a time.
@@ -191,14 +225,22 @@ class Builds:
                 lambda stop: self._write_training_set(record, service, labels, snapshots, key, wrapped, stop)
             )
 
-        with held:
-            name = f"trainingSets/{record.training_set_id}"
+        name = f"trainingSets/{record.training_set_id}"
+        with self._working(name, held):
             error = await _outcome(work(), name)
             if error:
                 await asyncio.to_thread(
                     self._store.update_training_set, record.training_set_id, state=State.FAILED, error=error
                 )
             self._feed.notify(name)
+
+    @contextlib.contextmanager
+    def _working(self, name: str, held: ExitStack) -> Iterator[None]:
+        self._at_work.add(name)
+        with held:
+            yield
+        # Not so when it was cancelled: its end is then still to be recorded.
+        self._at_work.discard(name)
 
     def _write_training_set(
         self,
@@ -253,7 +295,7 @@ class Builds:
                 rejected_count=done.rejected,
             )
 
-        with held:
+        with self._working(name, held):
             error = await _outcome(self._job_workers.run(write), name)
             if error:
                 await asyncio.to_thread(

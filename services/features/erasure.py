@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -48,6 +48,14 @@ class ErasureGate:
         self._lock = threading.Lock()
         self._erased: set[str] = set()
         self._jobs = 0
+        # Two erasures that rewrite one file at once would each bring back the other's subject.
+        self._one_at_a_time = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def erasing(self) -> AsyncIterator[None]:
+        """Hold for the length of an erasure; waits for its turn."""
+        async with self._one_at_a_time:
+            yield
 
     @contextlib.contextmanager
     def job(self) -> Iterator[None]:
@@ -109,8 +117,6 @@ class SubjectEraser:
         self._files = files
         self._unwrap = unwrap
         self._new_key = new_key
-        # Two erasures that rewrite one file at once would each bring back the other's subject.
-        self._one_at_a_time = asyncio.Lock()
 
     async def erase(self, pseudonym: str) -> list[StoreReport]:
         """Erase a subject and search what remains. Idempotent.
@@ -118,7 +124,7 @@ class SubjectEraser:
         Raises:
             HedgerowError: a key is not to be had, or a file does not authenticate; erase again when that is mended.
         """
-        async with self._one_at_a_time:
+        async with self._gate.erasing():
             await asyncio.to_thread(self._gate.close_to, pseudonym)
             return [await self._erase_online(pseudonym), await self._erase_training_sets(pseudonym)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ from services.features.definitions import Definitions
 from services.features.entity import canonical_keys
 from services.features.erasure import SubjectEraser, Unwrap
 from services.features.expression import invalid
+from services.features.metrics import ReadCounts
 from services.features.online import online_block
 from services.features.online_store import OnlineStore
 from services.features.point_in_time import PointInTime
@@ -65,12 +67,16 @@ class FeaturesServicer:
         eraser: SubjectEraser,
         pseudonyms: Pseudonyms,
         feed: ChangeFeed,
+        poll_seconds: float | None = None,
+        inline_reads: int = INLINE_READS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Take the use cases and stores.
 
         Args:
             unwrap: returns the data key of a training set file.
+            inline_reads: values of the online store that are read on the event loop at once.
+            poll_seconds: how often those who watch look for what other replicas did; None where there are none.
             clock: seconds since 1970 UTC.
         """
         self._store = store
@@ -83,7 +89,10 @@ class FeaturesServicer:
         self._eraser = eraser
         self._pseudonyms = pseudonyms
         self._feed = feed
+        self._poll_seconds = poll_seconds
+        self._inline_reads = inline_reads
         self._clock = clock
+        self.reads = ReadCounts()
 
     # ---- feature views
 
@@ -222,10 +231,11 @@ class FeaturesServicer:
         """Read features from the online store."""
         service, entities = await self._asked(request)
         now_us = self._now_us()
-        if len(entities) * len(service.views) <= INLINE_READS:
+        if len(entities) * len(service.views) <= self._inline_reads:
             block = online_block(self._online, service, entities, now_us)
         else:
             block = await asyncio.to_thread(online_block, self._online, service, entities, now_us)
+        self.reads.add(service.service_id, block.statuses)
         call.audit_detail["entities"] = len(entities)
         return messages.block_message(service, block)
 
@@ -294,13 +304,18 @@ class FeaturesServicer:
 
     async def _watch(self, name: str, load: Callable[[str], R], key: str) -> AsyncIterator[R]:
         async with self._feed.watch(name) as changed:
+            former: R | None = None
             while True:
                 changed.clear()
                 record = await asyncio.to_thread(load, key)
-                yield record
+                if record != former:
+                    yield record
                 if record.state is not State.RUNNING:
                     return
-                await changed.wait()
+                former = record
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._poll_seconds):
+                        await changed.wait()
 
     def _now_us(self) -> int:
         return int(self._clock() * 1_000_000)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from hedgerow.client import ServiceClient
 from hedgerow.ingestion.v1 import ingestion_pb2 as pb
-from libs.lake import SnapshotReader, arrow_schema
+from libs.lake import LOCAL_STORAGE, LakeStorage, SnapshotReader, arrow_schema
 from services.features.source import ColumnType, SourceColumn, SourceContract
 from services.features.workers import Stop
 
@@ -70,15 +70,24 @@ class Snapshots(Protocol):
 class IngestionSnapshots:
     """`Snapshots` from the ingestion service."""
 
-    def __init__(self, client: ServiceClient, *, unwrap: UnwrapKey, wait: Callable[[Any], bytes]) -> None:
+    def __init__(
+        self,
+        client: ServiceClient,
+        *,
+        unwrap: UnwrapKey,
+        wait: Callable[[Any], bytes],
+        storage: LakeStorage = LOCAL_STORAGE,
+    ) -> None:
         """Take the means.
 
         Args:
             client: of `IngestionService`.
             unwrap: unwraps (key name, wrapped bytes, grant).
             wait: runs a coroutine from a worker thread and returns its result.
+            storage: how the lake's object store is reached.
         """
         self._client = client
+        self._storage = storage
         self._unwrap = unwrap
         self._wait = wait
 
@@ -108,6 +117,7 @@ class IngestionSnapshots:
                 (column.name, column.type.value, nullable[column.name])
                 for column in contract.in_order(frozenset(columns))
             ),
+            storage=self._storage,
             unwrap=lambda key, wrapped: self._wait(self._unwrap(key, wrapped, granted.grant)),
         )
         batches = reader.batches()

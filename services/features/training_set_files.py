@@ -20,11 +20,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hedgerow.errors import DataLossError, NotFoundError
+from services.features.held_files import HeldFiles
 
 MAGIC = b"hedgerow training set 1\n"
 MAX_SEALED = 64 * 1024 * 1024
 _SUFFIX = ".sealed"
-_PARTIAL = ".partial"
 _NONCE = 12
 
 
@@ -34,8 +34,9 @@ class TrainingSetFiles:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
-        for left_by_a_crash in folder.glob(f"*{_PARTIAL}"):
-            left_by_a_crash.unlink()
+        # Held while it is written; replicas that share the folder tell by it which ones a crash left behind.
+        self._partials = HeldFiles(folder.with_name(f"{folder.name}-partial"))
+        self._partials.abandoned()
 
     def ids(self) -> list[str]:
         """Return the ids of the training sets that have a file, sorted."""
@@ -51,10 +52,8 @@ class TrainingSetFiles:
             frames: the plaintext of each frame; at least one.
         """
         path = self._path(training_set_id)
-        partial = path.with_suffix(_PARTIAL)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        with self._partials.hold(training_set_id) as partial:
+            with partial.open("wb") as file:
                 file.write(MAGIC + struct.pack("<H", len(wrapped_key)) + wrapped_key)
                 cipher = AESGCM(key)
                 for index, (frame, last) in enumerate(_with_last(frames)):
@@ -64,8 +63,6 @@ class TrainingSetFiles:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
         self._sync_folder()
 
     def wrapped_key(self, training_set_id: str) -> bytes:

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from hedgerow.errors import CallCancelledError, ResourceExhaustedError
+from libs.telemetry.pool import ObservedPool
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class Workers:
     """A fixed number of threads and a bounded number of tasks that wait for one."""
 
     def __init__(self, name: str, *, threads: int, waiting: int) -> None:
-        self._executor = ThreadPoolExecutor(threads, name)
+        self.pool = ObservedPool(threads, name)
         self._limit = threads + waiting
         self._stops: dict[Future[Any], Stop] = {}
         self._lock = threading.Lock()
@@ -51,7 +52,7 @@ class Workers:
                 raise ResourceExhaustedError(
                     f"{self._limit} computations run or wait; try again shortly", retry_after=1.0
                 )
-            future = self._executor.submit(work, stop)
+            future = self.pool.submit(work, stop)
             self._stops[future] = stop
         future.add_done_callback(self._forget)
         try:
@@ -65,7 +66,7 @@ class Workers:
             stops = list(self._stops.values())
         for stop in stops:
             stop.set()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
     def _forget(self, future: Future[Any]) -> None:
         with self._lock:

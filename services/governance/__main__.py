@@ -13,7 +13,7 @@ from libs.audit import AuditHead
 from libs.audit.anchor import ANCHOR_KEYS
 from libs.config import load
 from libs.runtime import Runtime, run
-from libs.sql import open_database
+from libs.runtime.database import open_configured
 from services.governance.anchors import AnchorBook
 from services.governance.bundle import PolicyBundle
 from services.governance.clients import AuditKeys, eraser, signer
@@ -22,6 +22,7 @@ from services.governance.erasure import subject_hash
 from services.governance.erasure_runner import SELF, ErasureLimits, ErasureRunner
 from services.governance.held_segment import ReportedHead
 from services.governance.policy import PolicyAuthority
+from services.governance.register_seal import RegisterSeal
 from services.governance.retention import Retention
 from services.governance.service import GovernanceServicer, rpc_service
 from services.governance.store import ErasureStore, PolicyStore, TrailStore
@@ -39,8 +40,7 @@ async def serve(config: GovernanceConfig) -> int:
     given = _given_bundle(config.data_dir)
     runtime = await Runtime.start(config)
     secrets = runtime.secrets
-    sql_key = await runtime.data_key("sql")
-    database = await asyncio.to_thread(open_database, runtime.sql_path(), sql_key, MIGRATIONS)
+    database = await open_configured(runtime, MIGRATIONS)
     vault = SegmentVault(runtime.data_dir / "segments", await runtime.data_key("trail"))
     store, keys = TrailStore(database), AuditKeys(secrets)
     anchors = AnchorBook(store, signer(secrets, ANCHORS_KEY), lambda: secrets.verification_keys(ANCHORS_KEY))
@@ -61,7 +61,8 @@ async def serve(config: GovernanceConfig) -> int:
 
     policies = PolicyAuthority(PolicyStore(database), signer(secrets, POLICY_KEY), apply)
     await policies.start(given, await secrets.verification_keys(POLICY_KEY))
-    erasures = _erasures(runtime, config, ErasureStore(database), trail)
+    erasures = _erasures(runtime, config, ErasureStore(database, await _register_seal(runtime)), trail)
+    erasures.counts.show(runtime.metrics.instruments)
     await erasures.resume()
     runtime.on_close(erasures.close)
     servicer = GovernanceServicer(policies, trail, erasures, seal_wait_seconds=config.seal_wait_seconds)
@@ -91,6 +92,11 @@ async def _audit_into(runtime: Runtime, trail: AuditTrail) -> None:
         return await trail.report(SELF, ReportedHead.now(owner, head.sequence, head.chain_hash))
 
     await runtime.audit(ship=ship, report=report)
+
+
+async def _register_seal(runtime: Runtime) -> RegisterSeal | None:
+    """A server keeps rows in clear files; the file of its own that a service has otherwise is encrypted as a whole."""
+    return RegisterSeal(await runtime.data_key("erasures")) if runtime.config.database_url else None
 
 
 def _erasures(runtime: Runtime, config: GovernanceConfig, store: ErasureStore, trail: AuditTrail) -> ErasureRunner:

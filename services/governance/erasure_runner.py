@@ -26,6 +26,7 @@ from hedgerow.errors import (
 from libs.telemetry import get_logger
 from services.governance.changes import Changes
 from services.governance.erasure import ErasureRequest, State, StoreErasure
+from services.governance.metrics import ErasureCounts
 from services.governance.policy import Sign
 from services.governance.store import ErasureStore
 from services.governance.subject_search import SearchResult, SubjectSearch, search_paths
@@ -93,6 +94,8 @@ class ErasureRunner:
         self._changes = Changes()
         self._slots = asyncio.Semaphore(limits.at_once)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._asked_ns: dict[str, int] = {}
+        self.counts = ErasureCounts(self._asked_ns)
 
     async def resume(self) -> None:
         """Take up what a process before left at work."""
@@ -160,7 +163,12 @@ class ErasureRunner:
     def _start(self, request: ErasureRequest, subject: str | None) -> None:
         task = asyncio.create_task(self._run(request, subject), name=f"erasure-{request.id}")
         self._tasks[request.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(request.id, None))
+        self._asked_ns[request.id] = request.create_ns
+        task.add_done_callback(lambda _: self._forget(request.id))
+
+    def _forget(self, request_id: str) -> None:
+        self._tasks.pop(request_id, None)
+        self._asked_ns.pop(request_id, None)
 
     async def _run(self, request: ErasureRequest, subject: str | None) -> None:
         async with self._slots:
@@ -228,6 +236,7 @@ class ErasureRunner:
                 await asyncio.sleep(pause)
                 pause = min(60.0, 2 * pause)
         await self._save(request.signed(signature))
+        self.counts.ended(request)
         log.info("erasure_ended", request=request.name, state=str(request.state))
 
     async def _save(self, request: ErasureRequest) -> None:

@@ -15,27 +15,28 @@ from hedgerow.features.v1 import features_pb2
 from hedgerow.models.v1 import models_pb2
 from libs.config import load
 from libs.runtime import Runtime, run
-from libs.sql import open_database
+from libs.runtime.database import open_configured
 from libs.telemetry import get_logger
 from services.inference import oip, service
 from services.inference.config import InferenceConfig
 from services.inference.deployment import Deployments, SealedArtifacts
+from services.inference.metrics import show_models
 from services.inference.model_runtime import ModelRuntime
 from services.inference.registry import VersionLoader
 from services.inference.store import MIGRATIONS, DeploymentTable
 
 RETRY_SECONDS = 10.0
+FOLLOW_SECONDS = 1.0
 log = get_logger()
 
 
 async def main(config: InferenceConfig) -> int:
     """Start, load what is deployed, serve until told to stop; return the exit code."""
     runtime = await Runtime.start(config)
-    database = await asyncio.to_thread(open_database, runtime.sql_path(), await runtime.data_key("sql"), MIGRATIONS)
+    database = await open_configured(runtime, MIGRATIONS)
     models = ModelRuntime(config.limits())
-    deployments = Deployments(
-        DeploymentTable(database), SealedArtifacts(runtime.data_dir / "artifacts"), VersionLoader(models)
-    )
+    artifacts = SealedArtifacts((config.shared_dir or runtime.data_dir) / "artifacts")
+    deployments = Deployments(DeploymentTable(database), artifacts, VersionLoader(models))
 
     async def close() -> None:
         await deployments.close()
@@ -43,6 +44,8 @@ async def main(config: InferenceConfig) -> int:
         await asyncio.to_thread(database.close)
 
     runtime.on_close(close)
+    runtime.pools.extend(models.pools)
+    show_models(runtime.metrics.instruments, deployments)
 
     # Before the port opens, so that a restart never shows a deployment that is kept as missing.
     def unwrap(wrapped: bytes) -> Awaitable[bytes]:
@@ -50,6 +53,9 @@ async def main(config: InferenceConfig) -> int:
 
     await deployments.restore(unwrap, _not_loaded)
     log.info("deployments_loaded", serving=len(deployments.serving()), pending=len(deployments.pending()))
+    if config.shared_dir is not None:
+        deployments.share(unwrap, _not_loaded)
+        runtime.spawn(_follow(deployments))
     runtime.spawn(_load_the_rest(deployments, unwrap))
 
     servicer = service.InferenceServicer(
@@ -68,10 +74,21 @@ async def main(config: InferenceConfig) -> int:
 
 
 async def _load_the_rest(deployments: Deployments, unwrap: Callable[[bytes], Awaitable[bytes]]) -> None:
-    """Try what did not load at start-up again, at a steady pace, until nothing is left."""
-    while deployments.pending():
+    """Try what did not load again, at a steady pace."""
+    while True:
         await asyncio.sleep(RETRY_SECONDS)
-        await deployments.restore(unwrap, _not_loaded)
+        if deployments.incomplete():
+            await deployments.restore(unwrap, _not_loaded)
+
+
+async def _follow(deployments: Deployments) -> None:
+    """Serve what other replicas deploy, at most FOLLOW_SECONDS and the time to load it later."""
+    while True:
+        await asyncio.sleep(FOLLOW_SECONDS)
+        try:
+            await deployments.look()
+        except Exception as error:  # the database may be away for a while; what serves goes on serving
+            log.warning("deployments_not_followed", error=type(error).__name__)
 
 
 def _not_loaded(deployment_id: str, error: HedgerowError) -> None:

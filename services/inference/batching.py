@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -29,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hedgerow.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
+from libs.telemetry.instruments import SECONDS
 
 Array = npt.NDArray[Any]
 Run = Callable[[Array], Array]
@@ -71,6 +73,7 @@ class BatchStatistics:
         queue_ns: time spent waiting for the executor.
         compute_ns: time spent in the model.
         last_answer_s: Unix time of the last answer, in seconds; 0 before the first.
+        queue_counts: requests by how long they waited, with the upper bounds of ``SECONDS``.
         batch_sizes: rows in a batch to how many such batches ran and their time in the model.
     """
 
@@ -83,6 +86,7 @@ class BatchStatistics:
     queue_ns: int = 0
     compute_ns: int = 0
     last_answer_s: float = 0.0
+    queue_counts: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
     batch_sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -156,6 +160,11 @@ class Batcher:
             if self._withdraw(waiting):
                 self.statistics.expired += 1
             raise
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._waiting_requests
 
     async def close(self) -> None:
         """Refuse new requests and wait until those in hand are answered."""
@@ -273,7 +282,10 @@ class Batcher:
         statistics.rows += rows
         statistics.batches += 1
         statistics.compute_ns += executed.took_ns * len(batch)
-        statistics.queue_ns += sum(max(0, executed.began_ns - waiting.queued_ns) for waiting in batch)
+        for waiting in batch:
+            queued_ns = max(0, executed.began_ns - waiting.queued_ns)
+            statistics.queue_ns += queued_ns
+            statistics.queue_counts[bisect_left(SECONDS, queued_ns / 1e9)] += 1
         statistics.last_answer_s = time.time()
         count, total_ns = statistics.batch_sizes.get(rows, (0, 0))
         statistics.batch_sizes[rows] = (count + 1, total_ns + executed.took_ns)

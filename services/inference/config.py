@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from libs.config import ServiceConfig
 from services.inference.batching import BatchLimits
@@ -17,7 +20,16 @@ class InferenceConfig(ServiceConfig):
     request_rows: int = Field(default=4096, ge=1, le=65_536, description="Rows of one tensor request.")
     queue_requests: int = Field(default=1024, ge=1, description="Requests waiting for one model.")
     queue_rows: int = Field(default=65_536, ge=1, description="Rows waiting for one model.")
+    shared_dir: Path | None = Field(
+        default=None, description="Folder of the artifacts that all replicas serve, if any."
+    )
     explain_waiting: int = Field(default=16, ge=1, le=1024, description="Explanations in progress or waiting.")
+
+    @model_validator(mode="after")
+    def _check_shared(self) -> Self:
+        if self.shared_dir and not self.database_url:
+            raise ValueError("shared_dir is for replicas, which need database_url too")
+        return self
 
     def limits(self) -> RuntimeLimits:
         """Return the bounds of the model runtime."""

@@ -6,15 +6,19 @@ Rules:
 - calls find a deployment in memory alone; SQL is touched when one changes;
 - what is kept is the sealed artifact as it came, its signed manifest, and its data key wrapped under a key of this
   service, so a restart needs the secrets service and nothing else; the signature is verified again at every load;
-- a name that is known but not loaded is UNAVAILABLE, an unknown one NOT_FOUND.
+- a name that is known but not loaded is UNAVAILABLE, an unknown one NOT_FOUND;
+- replicas share what is kept: what one of them deploys, another loads when it next looks (``follow``), and at once when
+  it is asked for a name that it does not know (``catch_up``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import fcntl
 import os
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -69,10 +73,21 @@ class DeploymentStore(Protocol):
 
 
 class SealedArtifacts:
-    """The folder of sealed artifacts, one file per digest, mode 0600. Blocking."""
+    """The folder of sealed artifacts, one file per digest, mode 0600; replicas may share it. Blocking."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process that changes the folder out."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(self._folder.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
 
     def put(self, digest: str, sealed: bytes) -> None:
         """Keep an artifact; durable on return, and never seen half written."""
@@ -110,6 +125,10 @@ class SealedArtifacts:
 
 Loader = Callable[[DeploymentRecord, bytes, bytes], Awaitable[ServedModel]]
 """Verifies, opens, checks and warms: (record, sealed artifact, data key in clear) to a model that can serve."""
+Unwrap = Callable[[bytes], Awaitable[bytes]]
+"""Wrapped data key to data key."""
+Failed = Callable[[str, HedgerowError], None]
+"""Told of a deployment that does not load, and why."""
 
 
 class Deployments:
@@ -121,8 +140,11 @@ class Deployments:
         self._load = load
         self._serving: dict[str, Deployment] = {}
         self._pending: dict[str, DeploymentRecord | None] = {}
+        self._broken: dict[str, DeploymentRecord] = {}
         # One at a time: loading holds a second copy of a model in memory.
         self._changing = asyncio.Lock()
+        self._shared: tuple[Unwrap, Failed] | None = None
+        self._next_look: asyncio.Task[None] | None = None
 
     def find(self, deployment_id: str, version: str = "") -> Deployment:
         """Return a deployment that serves.
@@ -157,6 +179,10 @@ class Deployments:
     def pending(self) -> Sequence[str]:
         """Return the ids that are known and not loaded, sorted."""
         return sorted(self._pending)
+
+    def incomplete(self) -> bool:
+        """Whether something that is kept does not serve as it is kept, because it did not load."""
+        return bool(self._broken)
 
     def purposes(self, deployment_id: str) -> tuple[str, ...]:
         """Return what a deployment may be used for; nothing for one that does not serve, which refuses every use."""
@@ -202,39 +228,73 @@ class Deployments:
             # The former model is simply let go: calls that hold it are answered by it, and then it is collected.
             self._serving[name] = deployment
             self._pending.pop(name, None)
+            self._broken.pop(name, None)
             return deployment
 
     def _keep(self, record: DeploymentRecord, sealed: bytes) -> None:
         """Keep the artifact, then the record that names it, then drop what no record names any more."""
-        self._artifacts.put(record.evidence.artifact_digest, sealed)
-        self._store.put(record)
-        self._artifacts.keep_only({kept.evidence.artifact_digest for kept in self._store.all()})
+        with self._artifacts.locked():
+            self._artifacts.put(record.evidence.artifact_digest, sealed)
+            self._store.put(record)
+            self._artifacts.keep_only({kept.evidence.artifact_digest for kept in self._store.all()})
 
-    async def restore(
-        self, unwrap: Callable[[bytes], Awaitable[bytes]], failed: Callable[[str, HedgerowError], None]
-    ) -> None:
+    # ---- what is kept, at a start and by other replicas
+
+    async def restore(self, unwrap: Unwrap, failed: Failed) -> None:
         """Load what is kept and does not serve yet; one that does not load stays UNAVAILABLE and stops no other.
 
         Call it at start-up, and again while something is pending: what was missing may have come back.
-
-        Args:
-            unwrap: wrapped data key to data key.
-            failed: told of each that does not load.
         """
         async with self._changing:
-            kept = await asyncio.to_thread(self._store.all)
-            records = [record for record in kept if record.deployment_id not in self._serving]
-            self._pending.update({record.deployment_id: record for record in records})
-            for record in records:
-                try:
-                    sealed = await asyncio.to_thread(self._artifacts.get, record.evidence.artifact_digest)
-                    model = await self._load(record, sealed, await unwrap(record.wrapped_key))
-                except HedgerowError as error:
-                    failed(record.deployment_id, error)
-                    continue
-                self._serving[record.deployment_id] = Deployment(record, model)
-                del self._pending[record.deployment_id]
+            self._broken.clear()
+            await self._load_kept(unwrap, failed)
+
+    def share(self, unwrap: Unwrap, failed: Failed) -> None:
+        """Expect other replicas to change what is kept: from now on ``look`` and ``catch_up`` look there."""
+        self._shared = (unwrap, failed)
+
+    async def look(self) -> None:
+        """Load what another replica has kept since, if there may be one; calls at the same time share one look.
+
+        A version that did not load is not tried again here, but by ``restore``.
+        """
+        if self._shared is not None:
+            if self._next_look is None:
+                self._next_look = asyncio.create_task(self._look(*self._shared))
+            await asyncio.shield(self._next_look)
+
+    async def catch_up(self, deployment_id: str) -> None:
+        """Look what is kept when a deployment is not known here: another replica may just have made it."""
+        if deployment_id not in self._serving:
+            await self.look()
+
+    async def _look(self, unwrap: Unwrap, failed: Failed) -> None:
+        async with self._changing:
+            # Whoever comes from here on may know of something that this look does not see.
+            self._next_look = None
+            await self._load_kept(unwrap, failed)
+
+    async def _load_kept(self, unwrap: Unwrap, failed: Failed) -> None:
+        for record in await asyncio.to_thread(self._store.all):
+            name = record.deployment_id
+            former = self._serving.get(name)
+            if (former and former.record == record) or self._broken.get(name) == record:
+                continue
+            if former is None:
+                self._pending[name] = record
+            try:
+                sealed = await asyncio.to_thread(self._artifacts.get, record.evidence.artifact_digest)
+                model = await self._load(record, sealed, await unwrap(record.wrapped_key))
+            except HedgerowError as error:
+                self._broken[name] = record
+                failed(name, error)
+                continue
+            self._serving[name] = Deployment(record, model)
+            self._pending.pop(name, None)
+            self._broken.pop(name, None)
 
     async def close(self) -> None:
         """Answer what is in hand and refuse the rest."""
-        await asyncio.gather(*(deployment.model.close() for deployment in self._serving.values()))
+        self._shared = None
+        async with self._changing:
+            await asyncio.gather(*(deployment.model.close() for deployment in self._serving.values()))

@@ -10,7 +10,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ import onnxruntime
 
 from hedgerow.errors import FailedPreconditionError, ResourceExhaustedError
 from libs.artifact import Manifest
+from libs.telemetry.pool import ObservedPool
 from services.inference.batching import Batcher, BatchLimits
 from services.inference.explain import Attribution, integrated_gradients
 from services.inference.onnx_graph import OnnxGraph, UnsupportedGraphError
@@ -99,8 +99,13 @@ class ModelRuntime:
 
     def __init__(self, limits: RuntimeLimits) -> None:
         self._limits = limits
-        self._predictions = ThreadPoolExecutor(limits.predict_threads, "predict")
+        self._predictions = ObservedPool(limits.predict_threads, "predict")
         self._explainer = _Explainer(limits.explain_waiting)
+
+    @property
+    def pools(self) -> Sequence[ObservedPool]:
+        """Its threads."""
+        return self._predictions, self._explainer.pool
 
     async def load(self, manifest: Manifest, onnx: bytes) -> ServedModel:
         """Load, check and warm a version, off the event loop.
@@ -157,7 +162,7 @@ class _Explainer:
     """Runs explanations one at a time in a thread of its own, so that they never hold up predictions."""
 
     def __init__(self, waiting: int) -> None:
-        self._executor = ThreadPoolExecutor(1, "explain")
+        self.pool = ObservedPool(1, "explain")
         self._most_waiting = waiting
         self._waiting = 0
 
@@ -174,13 +179,13 @@ class _Explainer:
 
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, run)
+            return await asyncio.get_running_loop().run_in_executor(self.pool, run)
         finally:
             gone.set()
             self._waiting -= 1
 
     def close(self) -> None:
-        self._executor.shutdown(wait=True)
+        self.pool.shutdown(wait=True)
 
 
 def _load(manifest: Manifest, onnx: bytes) -> tuple[_Session, OnnxGraph]:

@@ -97,6 +97,7 @@ class InferenceServicer:
             signature=version.signature,
             key_version=version.key_version,
         )
+        await self._deployments.look()
         current = self._deployments.record(deployment_id)
         if current is None or current.evidence != evidence or deployment_id in self._deployments.pending():
             sealed, data_key = await self._download(version, call, context)
@@ -134,6 +135,7 @@ class InferenceServicer:
 
     async def list_deployments(self, request: pb.ListDeploymentsRequest, call: Call) -> pb.ListDeploymentsResponse:
         """Return one page of deployments by name."""
+        await self._deployments.look()
         size = names.page_size(request.page_size)
         after = names.decode_page_token(request.page_token) or ""
         serving = (deployment.record.deployment_id for deployment in self._deployments.serving())
@@ -243,7 +245,10 @@ class InferenceServicer:
         """Return the purposes of a deployment, which bind whoever uses it."""
         if resource.kind != "Deployment":
             return _attributes(())
-        return _attributes(self._deployments.purposes(resource.name.partition("/")[2]))
+        deployment_id = resource.name.partition("/")[2]
+        # Asked before each handler, so that no handler has to.
+        await self._deployments.catch_up(deployment_id)
+        return _attributes(self._deployments.purposes(deployment_id))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from libs.config import load
 from libs.identity.grants import signing_key
+from libs.lake import LakeStorage
 from libs.runtime import Runtime, run
-from libs.sql import open_database
+from libs.runtime.database import open_configured
 from services.ingestion.catalog import Catalog
 from services.ingestion.config import IngestionConfig
 from services.ingestion.service import IngestionService, rpc_service
@@ -47,14 +48,16 @@ class RuntimeKeys:
 async def main(config: IngestionConfig) -> int:
     """Build the service and serve until told to stop; return the exit code."""
     runtime = await Runtime.start(config)
-    database = await asyncio.to_thread(open_database, runtime.sql_path(), await runtime.data_key("sql"), MIGRATIONS)
+    database = await open_configured(runtime, MIGRATIONS)
     runtime.on_close(lambda: asyncio.to_thread(database.close))
     workers = Workers(config.lake_threads)
     runtime.on_close(workers.close)
+    runtime.pools.append(workers.pool)
     catalog = Catalog(
         IngestionStore(database, max_datasets=config.max_datasets),
         RuntimeKeys(runtime),
         config.lake_location or (runtime.data_dir / "lake").resolve().as_uri(),
+        storage=LakeStorage.of(config),
         orphans_older_than=dt.timedelta(seconds=config.orphan_age_seconds),
     )
     await workers.run(lambda _: catalog.settle())
@@ -66,6 +69,7 @@ async def main(config: IngestionConfig) -> int:
         grant_life=config.grant_life,
         now=lambda: dt.datetime.now(dt.UTC),
     )
+    servicer.counts.show(runtime.metrics.instruments)
     return await runtime.serve([rpc_service(servicer)])
 
 

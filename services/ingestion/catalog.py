@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-from libs.lake import Keyring, LakeTable
+from libs.lake import LOCAL_STORAGE, Keyring, LakeStorage, LakeTable
 from services.ingestion.contract import Contract, validate
 from services.ingestion.dataset import Dataset, check_dataset_id
 from services.ingestion.erasure_gate import ErasureGate
@@ -75,6 +75,7 @@ class Catalog:
         keys: Keys,
         location: str,
         *,
+        storage: LakeStorage = LOCAL_STORAGE,
         orphans_older_than: timedelta = timedelta(0),
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -84,6 +85,7 @@ class Catalog:
             store: datasets and quarantine.
             keys: the secrets service.
             location: of the lake, such as ``file:///srv/lake``; each table is a folder in it.
+            storage: how an object store is reached.
             orphans_older_than: files that no version lists are deleted when a dataset is opened, if they are older;
                 0 is right where this process is the only writer.
             now: seconds since 1970 UTC.
@@ -91,6 +93,7 @@ class Catalog:
         self.store = store
         self._keys = keys
         self._location = location.rstrip("/")
+        self._storage = storage
         self._ring = Keyring(wrap=keys.wrap, unwrap=keys.unwrap)
         self._orphans_older_than = orphans_older_than
         self._now = now
@@ -140,7 +143,7 @@ class Catalog:
 
     def _opened(self, dataset: Dataset) -> OpenDataset:
         contract = dataset.contract
-        table = LakeTable(f"{self._location}/{dataset.id}", contract.layout(dataset.id), self._ring)
+        table = LakeTable(f"{self._location}/{dataset.id}", contract.layout(dataset.id), self._ring, self._storage)
         table.create()
         table.clean(older_than=self._orphans_older_than)
         quarantine = Quarantine(dataset.id, self._keys.unwrap(QUARANTINE_KEY, dataset.quarantine_key))

@@ -23,6 +23,7 @@ from services.ingestion.catalog import Catalog, OpenDataset
 from services.ingestion.contract import Column, ColumnType, Contract
 from services.ingestion.dataset import QuarantineEntry
 from services.ingestion.erasure import check_subject, erase_subject
+from services.ingestion.metrics import AppendCounts
 from services.ingestion.workers import Stop, Workers
 
 DATASET = "datasets/{dataset}"
@@ -70,6 +71,7 @@ class IngestionService:
         self._budget = ByteBudget(limits.max_total_bytes)
         self._grant_life = grant_life
         self._now = now
+        self.counts = AppendCounts()
 
     async def describe(self, resource: Resource) -> ResourceAttributes:
         """Return what policies can ask of a dataset: the purposes and tags of all its columns.
@@ -124,6 +126,7 @@ class IngestionService:
                     _check_same(first, request)
                     await self._add(appending, request.arrow_ipc)
                 done = await self._workers.run(lambda _: appending.commit())
+            self.counts.add(opened.id, done.row_count, done.quarantined_row_count)
         call.audit_detail.update(rows=done.row_count, quarantined=done.quarantined_row_count)
         return pb.AppendRecordsResponse(**asdict(done))
 

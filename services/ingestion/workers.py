@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from hedgerow.errors import CallCancelledError
+from libs.telemetry.pool import ObservedPool
 
 T = TypeVar("T")
 Stop = Callable[[], None]
@@ -19,7 +19,7 @@ class Workers:
     """A few threads for work on the lake."""
 
     def __init__(self, threads: int) -> None:
-        self._executor = ThreadPoolExecutor(threads, "lake")
+        self.pool = ObservedPool(threads, "lake")
 
     async def run(self, work: Callable[[Stop], T]) -> T:
         """Return what the work returns; when the call is cancelled the work stops at its next step."""
@@ -30,10 +30,10 @@ class Workers:
                 raise CallCancelledError("the call was cancelled, so its work stopped")
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work, stop)
+            return await asyncio.get_running_loop().run_in_executor(self.pool, work, stop)
         finally:
             cancelled.set()
 
     async def close(self) -> None:
         """Wait for what is under way and end the threads."""
-        await asyncio.to_thread(self._executor.shutdown)
+        await asyncio.to_thread(self.pool.shutdown)

@@ -9,7 +9,7 @@ import time
 from hedgerow.features.v1 import features_pb2
 from libs.config import load
 from libs.runtime import Runtime, run
-from libs.sql import open_database
+from libs.runtime.database import open_configured
 from libs.telemetry import get_logger
 from services.training.config import TrainingConfig
 from services.training.feature_source import FeatureSource
@@ -34,7 +34,7 @@ def _now() -> dt.datetime:
 async def main(config: TrainingConfig) -> int:
     """Build the service, serve until told to stop, and return the exit code."""
     runtime = await Runtime.start(config)
-    database = await asyncio.to_thread(open_database, runtime.sql_path(), await runtime.data_key("sql"), MIGRATIONS)
+    database = await open_configured(runtime, MIGRATIONS)
     store = TrainingStore(database)
     interrupted = await asyncio.to_thread(store.fail_interrupted, INTERRUPTED, _now_us())
     registry = Registry(store, ArtifactFolder(runtime.data_dir / "artifacts"), runtime.secrets, _now_us)
@@ -54,6 +54,7 @@ async def main(config: TrainingConfig) -> int:
         waiting=config.training_waiting_runs,
         now_us=_now_us,
     )
+    runs.counts.show(runtime.metrics.instruments)
     runtime.spawn(runs.work())
 
     async def close() -> None:

@@ -30,6 +30,7 @@ from services.training.launch import Limits, Trained, TrainingFailedError, Train
 from services.training.recipe import Recipe, for_judging, for_ranks
 from services.training.records import EpochMetrics, RunRecord, RunState
 from services.training.registry import Candidate, Registry
+from services.training.run_counts import RunCounts
 from services.training.splits import Split, split_rows
 from services.training.store import TrainingStore
 from services.training.training_set import TrainingRows
@@ -88,6 +89,7 @@ class TrainingRuns:
         self._cancelled: set[str] = set()
         self._registering: set[str] = set()
         self._watchers: dict[str, set[asyncio.Event]] = {}
+        self.counts = RunCounts(self._queue.qsize)
         # One thread for the process that trains, so that waiting for it takes none from the calls.
         self._executor = ThreadPoolExecutor(1, "training-run")
 
@@ -286,6 +288,7 @@ class TrainingRuns:
         await asyncio.to_thread(
             self._store.set_state, run_id, state, model_version=model_version, error=error, end_us=end_us
         )
+        self.counts.ended(state)
         log.info("training_run_ended", run=f"trainingRuns/{run_id}", state=state.value)
         self._notify(run_id)
 

@@ -262,7 +262,7 @@ def free_port_base() -> int:
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(100):
         base = random.randrange(10_000, min(first_outgoing, 65_000) - 200)
-        if all(_is_free(base + offset) for offset in (*range(32), *range(100, 110))):
+        if all(_is_free(base + offset) for offset in (*range(50), *range(100, 118))):
             return base
     raise RuntimeError("no free range of ports")
 

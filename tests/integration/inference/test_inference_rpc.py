@@ -75,7 +75,7 @@ class World:
         chain.write_bytes(identity.chain_pem)
         roots.write_bytes(self.authority.roots_pem)
         return triton.InferenceServerClient(
-            f"localhost:{self.served.server.port}",
+            f"localhost:{self.served.port}",
             ssl=True,
             root_certificates=str(roots),
             private_key=str(key),

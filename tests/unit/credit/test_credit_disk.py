@@ -1,5 +1,6 @@
 """The search for readable data on disk."""
 
+import io
 import os
 from pathlib import Path
 
@@ -28,20 +29,38 @@ def test_sealed_files_are_counted(tmp_path: Path) -> None:
     assert (found.sealed, found.plaintext) == (1, [])
 
 
+def _readable(form: str) -> bytes:
+    """Return a file that holds records in clear."""
+    file = io.BytesIO()
+    if form == "parquet":
+        pq.write_table(_TABLE, file)
+    elif form == "stream":
+        with pa.ipc.new_stream(file, _TABLE.schema) as writer:
+            writer.write_table(_TABLE)
+    elif form == "file":
+        with pa.ipc.new_file(file, _TABLE.schema) as writer:
+            writer.write_table(_TABLE)
+    else:
+        file.write(b"SQLite format 3\0" + bytes(100))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("form", ["parquet", "stream", "file", "sqlite"])
 def test_formats_that_hold_records_in_clear_are_found(tmp_path: Path, form: str) -> None:
     path = tmp_path / "data"
-    if form == "parquet":
-        pq.write_table(_TABLE, path)
-    elif form == "stream":
-        with pa.ipc.new_stream(path, _TABLE.schema) as writer:
-            writer.write_table(_TABLE)
-    elif form == "file":
-        with pa.ipc.new_file(path, _TABLE.schema) as writer:
-            writer.write_table(_TABLE)
-    else:
-        path.write_bytes(b"SQLite format 3\0" + bytes(100))
+    path.write_bytes(_readable(form))
     assert disk.search(tmp_path, IDENTIFIERS, []).plaintext == [path]
+
+
+@pytest.mark.parametrize("form", ["parquet", "stream", "file", "sqlite"])
+def test_a_volume_of_an_object_store_is_searched_for_the_objects_in_it(tmp_path: Path, form: str) -> None:
+    volume = tmp_path / "lake_1.dat"
+    sealed = b"PARE" + (300).to_bytes(4, "little") + os.urandom(300)
+    volume.write_bytes(b"needle" + sealed + b"checksum" + sealed + b"PARE and PAR1 by chance")
+    found = disk.search(tmp_path, IDENTIFIERS, [])
+    assert (found.sealed, found.plaintext) == (2, [])
+    volume.write_bytes(b"needle" + sealed + b"checksum" + _readable(form))
+    assert disk.search(tmp_path, IDENTIFIERS, []).plaintext == [volume]
 
 
 @pytest.mark.parametrize("text", ["CARD-01-00000007", "SYN-A123456789", "mary.o'neil.17@example.org"])

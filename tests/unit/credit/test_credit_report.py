@@ -90,7 +90,7 @@ def test_the_json_has_the_checks_in_the_common_form(tmp_path: Path) -> None:
 
 def test_checks_come_from_the_run() -> None:
     report = sample_report()
-    found = {check.name: check for check in checks(report, max_gap=0.002)}
+    found = {check.name: check for check in checks(report, max_gap=0.002, profile="embedded")}
     assert list(found) == [
         "auc", "ece", "rows_ingested", "rows_quarantined", "backfill_changed_rows", "refused_model_promoted",
         "online_offline_bytes_equal", "prediction_max_abs_diff", "explanation_completeness_gap", "purpose_refusals",
@@ -101,7 +101,7 @@ def test_checks_come_from_the_run() -> None:
     worse = replace(
         report, erasure=replace(report.erasure, disk_hits=1), refusals=[replace(report.refusals[0], refused=False)]
     )
-    missed = {check.name for check in checks(worse, max_gap=0.5) if not check.met}
+    missed = {check.name for check in checks(worse, max_gap=0.5, profile="embedded") if not check.met}
     assert missed == {"erased_subject_hits", "purpose_refusals", "explanation_completeness_gap"}
 
 

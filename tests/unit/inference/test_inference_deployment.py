@@ -238,6 +238,42 @@ async def test_what_did_not_load_is_loaded_when_its_key_comes_back(runtime: Mode
     assert len(failures) == 1
 
 
+async def test_a_replica_serves_what_another_deploys(runtime: ModelRuntime, tmp_path: Path) -> None:
+    """At once by a name it does not know, at its next look with a newer version; what does not load leaves the former."""
+    first, store, _ = make(runtime, tmp_path)
+    loading = Loading(runtime)
+    second = Deployments(store, SealedArtifacts(tmp_path / "artifacts"), loading)
+    failures: list[str] = []
+
+    async def unwrap(wrapped: bytes) -> bytes:
+        return KEY
+
+    await first.deploy(record(1), b"one", KEY)
+    await second.catch_up("credit")
+    with pytest.raises(NotFoundError):
+        second.find("credit")
+    second.share(unwrap, lambda deployment_id, error: failures.append(error.reason))
+    await asyncio.gather(*(second.catch_up("credit") for _ in range(10)))
+    assert second.find("credit").record == record(1)
+    assert loading.loaded == ["1"]
+    await first.deploy(record(2), b"two", KEY)
+    await second.catch_up("credit")
+    assert second.find("credit").record.version == "1"
+    await second.look()
+    assert second.find("credit").record.version == "2"
+    await first.deploy(record(3), b"three", KEY)
+    (tmp_path / "artifacts" / f"{3:064x}.sealed").write_bytes(b"broken")
+    for _ in range(3):
+        await second.look()
+    assert failures == ["ARTIFACT_UNTRUSTED"]
+    assert second.incomplete()
+    assert second.find("credit").record.version == "2"
+    await second.deploy(record(4), b"four", KEY)
+    assert not second.incomplete()
+    await first.catch_up("credit")
+    assert first.find("credit").record.version == "3"
+
+
 async def test_one_version_is_loaded_and_no_other(runtime: ModelRuntime, tmp_path: Path) -> None:
     """OIP-28."""
     deployments, _, loading = make(runtime, tmp_path)

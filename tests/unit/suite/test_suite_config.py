@@ -25,8 +25,9 @@ def test_defaults_need_no_file(tmp_path: Path) -> None:
     assert config.folder == Path("var/local").resolve()
     assert config.address("ingestion") == "127.0.0.1:7443"
     assert config.metrics_port("ingestion") == 7543
+    assert [config.lane_port(name) for name in ("ingestion", "features", "inference")] == [None, 7464, 7466]
     assert config.services == list(SERVICES)
-    assert len(config.all_ports()) == 15
+    assert len(config.all_ports()) == 17
 
 
 def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:
@@ -55,6 +56,35 @@ def test_only_some_services_and_their_ports(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_distributed_profile_has_replicas_and_stores(tmp_path: Path) -> None:
+    config = load(tmp_path, profile="distributed", port_base=20_000)
+    assert config.folder == Path("var/distributed").resolve()
+    assert config.instances == [
+        "secrets", "governance", "ingestion", "features", "features-2", "training", "inference", "inference-2",
+    ]  # fmt: skip
+    assert config.address("features") == "127.0.0.1:20004,127.0.0.1:20014"
+    assert config.address("ingestion") == "127.0.0.1:20003"
+    assert config.metrics_port("inference-2") == 20_116
+    assert config.service_folder("features-2") != config.service_folder("features")
+    ports = config.all_ports()
+    assert {"postgres", "valkey", "seaweedfs", "features_2", "features_2 metrics"} <= set(ports)
+    assert len(set(ports.values())) == len(ports)
+    assert load(tmp_path, environment={"HEDGEROW_PROFILE": "distributed"}).profile == "distributed"
+    assert load(tmp_path, "[suite]\nprofile = 'distributed'").profile == "distributed"
+    assert load(tmp_path, environment={"HEDGEROW_PORT_FEATURES_2": "2002"}).ports["features_2"] == 2002
+    assert "both" in fault(tmp_path, profile="distributed", ports={"ingestion": 7489})
+    assert load(tmp_path, ports={"ingestion": 7489}).ports["ingestion"] == 7489
+    only = load(tmp_path, profile="distributed", only=["inference"])
+    assert only.instances == ["secrets", "inference", "inference-2"]
+
+
+def test_the_embedded_profile_has_neither(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert config.instances == list(SERVICES)
+    assert config.address("features") == "127.0.0.1:7444"
+    assert not config.backing
+
+
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
@@ -63,7 +93,7 @@ def test_only_some_services_and_their_ports(tmp_path: Path) -> None:
         ("[ports]\nfeatures = 70000", "ports.features: expected a port"),
         ("[ports]\nfeatures = 7443", "port 7443 is meant for both ingestion and features"),
         ("[ports]\nfeatures = 7543", "port 7543 is meant for both"),
-        ("[suite]\nprofile = 'huge'", "profile 'huge' is unknown; choose one of embedded"),
+        ("[suite]\nprofile = 'huge'", "profile 'huge' is unknown; choose one of embedded, distributed"),
         ("[suite]\nfolder = 'x'", "'folder' is unknown"),
         ("[other]", "'other' is unknown"),
         ("[ports", "is not TOML"),
