@@ -223,9 +223,12 @@ async def test_a_process_that_is_gone_leaves_nothing_behind(tmp_path: Path) -> N
     await second.start()
     await second.append(event(1))
     await first.append(event(2))
+    # Both stop before either lets go, or the one that still runs would begin to settle what the other left.
     for gone in (first, second):
         assert gone._upkeep is not None
         gone._upkeep.cancel()
+        await asyncio.wait([gone._upkeep])
+    for gone in (first, second):
         await gone._thread.run(gone._instance.release)
     async with sink.running(tmp_path, limits=AuditLimits(upkeep_seconds=0.01)) as writer:
         await until(lambda: len(sink.segments) >= 1)
