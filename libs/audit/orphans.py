@@ -16,13 +16,24 @@ async def settle_orphans(directory: Path, own: InstanceFolder, outbox: Outbox, d
     Raises what `Outbox.run` and `Instance.recover` raise.
     """
     for folder in await asyncio.to_thread(lambda: list(_unsettled(directory, own))):
-        orphan = await asyncio.to_thread(_close_orphan, folder, disk)
+        closing = asyncio.ensure_future(asyncio.to_thread(_close_orphan, folder, disk))
+        try:
+            orphan = await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            # The thread goes on, and may yet take a lock that nobody would give back.
+            closing.add_done_callback(_let_go)
+            raise
         if orphan is None:
             continue
         try:
             await outbox.run(folder, lambda: None)
         finally:
             await asyncio.to_thread(orphan.release)
+
+
+def _let_go(closing: asyncio.Future[Instance | None]) -> None:
+    if not closing.cancelled() and closing.exception() is None and (orphan := closing.result()) is not None:
+        orphan.release()
 
 
 def _unsettled(directory: Path, own: InstanceFolder) -> Iterator[InstanceFolder]:
