@@ -8,6 +8,7 @@ labels, never anything about a person.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -30,7 +31,7 @@ Distribution = tuple[Sequence[float], Sequence[float], float]
 Read = Callable[[], Mapping[Labels, float]]
 
 
-class _Family:
+class _Family(ABC):
     """A metric with labelled rows of cells."""
 
     width = 1
@@ -55,9 +56,9 @@ class _Family:
                 start = self._starts[labels] = self._cells.row(key, self.width)
         return start
 
+    @abstractmethod
     def family(self, rows: Sequence[Row]) -> Metric:
         """Return what a scrape is told."""
-        raise NotImplementedError
 
     def _sums(self, rows: Sequence[Row]) -> dict[Labels, tuple[float, ...]]:
         sums: dict[Labels, tuple[float, ...]] = {} if self.labels else {(): (0.0,) * self.width}

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from hedgerow.errors import AlreadyExistsError, NotFoundError
-from services.training.gates import Gate, Outcome
-from services.training.records import EpochMetrics, RunRecord, RunState, VersionRecord
+from services.training.records import EpochMetrics, RunState
 from services.training.store import TrainingStore
 from tests.conformance.stores.conftest import OpenMetadata
-from tests.unit.training.rows import training_spec
-
-PASSED = Gate("accuracy", Outcome.PASSED, 0.8, 0.7, "auc", "fine")
+from tests.unit.training.rows import run, training_spec, version
 
 
 @pytest.fixture
 def store(metadata: OpenMetadata) -> TrainingStore:
     return TrainingStore(metadata("training"))
-
-
-def run(run_id: str, *, request_id: str = "", **changes: object) -> RunRecord:
-    """A queued run."""
-    record = RunRecord(
-        run_id, "spiffe://x/user/ben", request_id or run_id, training_spec(), RunState.QUEUED, (), "", "", 5, 0
-    )
-    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
-
-
-def version(
-    number: int, *, model: str = "credit", gates: tuple[Gate, ...] = (PASSED,), digest: str = ""
-) -> VersionRecord:
-    """A version."""
-    digest = digest or f"{number:064x}"
-    return VersionRecord(model, number, "trainingRuns/r", b"{}", b"s", 1, b"w", digest, 3, gates, "{}", "# card", 9)
 
 
 def test_a_run_from_start_to_end(store: TrainingStore) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
+from services.training.gates import Gate, Outcome
+from services.training.records import RunRecord, RunState, VersionRecord
 from services.training.spec import GateBounds, ProtectedAttribute, TrainingSpec
 from services.training.training_set import TrainingRows
 
@@ -53,3 +57,22 @@ def training_spec(**changes: object) -> TrainingSpec:
         "gate_bounds": BOUNDS,
     }
     return TrainingSpec(**(content | changes))  # type: ignore[arg-type]
+
+
+PASSED = Gate("accuracy", Outcome.PASSED, 0.8, 0.7, "auc", "fine")
+
+
+def run(run_id: str, *, request_id: str = "", **changes: object) -> RunRecord:
+    """A queued run."""
+    record = RunRecord(
+        run_id, "spiffe://x/user/ben", request_id or run_id, training_spec(), RunState.QUEUED, (), "", "", 5, 0
+    )
+    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
+
+
+def version(
+    number: int, *, model: str = "credit", gates: tuple[Gate, ...] = (PASSED,), digest: str = ""
+) -> VersionRecord:
+    """A version."""
+    digest = digest or f"{number:064x}"
+    return VersionRecord(model, number, "trainingRuns/r", b"{}", b"s", 1, b"w", digest, 3, gates, "{}", "# card", 9)

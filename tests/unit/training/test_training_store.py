@@ -10,14 +10,12 @@ import pytest
 
 from hedgerow.errors import DataLossError, FailedPreconditionError
 from libs.sql import Database, open_database
-from services.training.gates import Gate, Outcome
+from services.training.gates import Outcome
 from services.training.migrations import MIGRATIONS
-from services.training.records import RunRecord, RunState, VersionRecord
 from services.training.registry import CHUNK_BYTES, ArtifactFolder, Registry
 from services.training.store import TrainingStore
-from tests.unit.training.rows import training_spec
+from tests.unit.training.rows import PASSED, run, version
 
-PASSED = Gate("accuracy", Outcome.PASSED, 0.8, 0.7, "auc", "fine")
 KEY = b"k" * 32
 
 
@@ -31,22 +29,6 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def store(database: Database) -> TrainingStore:
     return TrainingStore(database)
-
-
-def run(run_id: str, *, request_id: str = "", **changes: object) -> RunRecord:
-    """A queued run."""
-    record = RunRecord(
-        run_id, "spiffe://x/user/ben", request_id or run_id, training_spec(), RunState.QUEUED, (), "", "", 5, 0
-    )
-    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]
-
-
-def version(
-    number: int, *, model: str = "credit", gates: tuple[Gate, ...] = (PASSED,), digest: str = ""
-) -> VersionRecord:
-    """A version."""
-    digest = digest or f"{number:064x}"
-    return VersionRecord(model, number, "trainingRuns/r", b"{}", b"s", 1, b"w", digest, 3, gates, "{}", "# card", 9)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.NOT_ENOUGH_EVIDENCE])
