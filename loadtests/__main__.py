@@ -1,7 +1,7 @@
 """``python -m loadtests``: put load on the suite, disturb it in the middle, and hold what comes of it to the budgets.
 
-Exits 0 when all budgets are kept, 1 when one is broken, 3 when the run is void because the generator was the bottleneck,
-and 2 when it could not be run.
+Exits 0 when all budgets are kept, 1 when one is broken, 3 when the run is void because the generator was the bottleneck or
+did not last, and 2 when it could not be run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.report import Check
@@ -25,7 +26,6 @@ from loadtests.shapes import SHAPES
 from loadtests.verdict import Budgets, checks, failures_between, load_budgets, outcome, void_reasons
 
 ROTATE_AT, KILL_AT = 0.4, 0.55
-SAMPLE_SECONDS = 2.0
 # The longest deadline of a call: what a disturbance met has ended by then.
 CALL_SECONDS = 15.0
 SOAK_GROWTH_PERCENT = 5.0
@@ -40,43 +40,53 @@ async def load(options: argparse.Namespace, budgets: Budgets) -> LoadReport:
     async with local.running():
         context = await local.context()
         await local.prepare(context)
+        before = local.serials()
         print(f"{options.shape}: up to {options.users} users for {options.seconds:g} s on {local.folder}", flush=True)
         plan = Plan(
             options.shape, options.seconds, options.users, options.workers, {FOLDER: str(local.folder)},
             options.report / "locust.html",
         )  # fmt: skip
-        samples: list[memory.Sample] = []
-        disturbances, before = Disturbances(), local.serials()
-        sampling = asyncio.create_task(_sample(local, samples))
-        disturbing = asyncio.create_task(_disturb(local, context, options, disturbances))
-        try:
-            ledger, generators = await drive(plan)
-            await disturbing
-        finally:
-            for task in (sampling, disturbing):
-                task.cancel()
-            await asyncio.gather(sampling, disturbing, return_exceptions=True)
-        after = local.serials()
-        disturbances.rotated += sorted(name for name in after if after[name] != before.get(name))
-    made = checks(ledger, budgets)
+        disturbances = Disturbances()
+        async with local.observed() as seen:
+            disturbing = asyncio.create_task(_disturb(local, context, options, disturbances))
+            try:
+                ledger, generators = await drive(plan)
+                await disturbing
+            finally:
+                disturbing.cancel()
+                await asyncio.gather(disturbing, return_exceptions=True)
+        made = checks(ledger, budgets)
+        made += rotation(disturbances, before, local.serials(), due=_is_due(local, options))
+    made.append(Check("unexpected_restarts", seen.unexpected_restarts, "restarts", "<=", 0))
     if options.kill:
         windows = [(begin, end) for _, begin, end in disturbances.windows]
         count = failures_between(ledger, windows, CALL_SECONDS)
         made.append(Check("load_failures_during_kill_and_rotation", count, "calls", "<=", 0))
+        callers = len(set(PEOPLE) & set(disturbances.rotated))
+        made.append(Check("callers_rotated", callers, "callers", ">=", len(PEOPLE)))
     if options.shape == "soak":
-        made.append(Check("soak_rss_growth_percent", memory.growth_percent(samples), "%", "<=", SOAK_GROWTH_PERCENT))
+        growth = memory.growth_percent(seen.samples)
+        made.append(Check("soak_rss_growth_percent", growth, "%", "<=", SOAK_GROWTH_PERCENT))
     void = void_reasons(ledger, generators, budgets)
     return LoadReport(
-        options.shape, options.seconds, options.users, ledger, generators, disturbances, samples, made, void,
+        options.shape, options.seconds, options.users, ledger, generators, disturbances, seen.samples, made, void,
         outcome(made, void),
     )  # fmt: skip
 
 
-async def _sample(local: LocalRun, samples: list[memory.Sample]) -> None:
-    """Note the memory of the services now and then."""
-    while True:
-        samples.append((time.time(), await asyncio.to_thread(local.memory_mib)))
-        await asyncio.sleep(SAMPLE_SECONDS)
+def _is_due(local: LocalRun, options: argparse.Namespace) -> bool:
+    """Whether each service must have rotated: its certificate is short-lived, and the run outlasts that life."""
+    return bool(local.started_here and options.seconds >= CERTIFICATE_SECONDS)
+
+
+def rotation(done: Disturbances, before: Mapping[str, int], after: Mapping[str, int], *, due: bool) -> list[Check]:
+    """Note the services with another certificate than before; return the check that it is all of them, where due."""
+    services = sorted(name for name in after if after[name] != before.get(name))
+    done.rotated += services
+    if due:
+        return [Check("services_rotated", len(services), "services", ">=", len(before))]
+    print(f"not every service had to rotate: that takes a suite started here and {CERTIFICATE_SECONDS} s")
+    return []
 
 
 async def _disturb(local: LocalRun, context: Context, options: argparse.Namespace, done: Disturbances) -> None:
@@ -86,8 +96,7 @@ async def _disturb(local: LocalRun, context: Context, options: argparse.Namespac
     begin = time.time()
     await asyncio.sleep(options.seconds * ROTATE_AT)
     start = time.time()
-    await local.rotate(context)
-    done.rotated += PEOPLE
+    done.rotated += await local.rotate(context)
     done.windows.append(("rotation", start, time.time()))
     await asyncio.sleep(max(0.0, begin + options.seconds * KILL_AT - time.time()))
     start = time.time()

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtests.verdict import Outcome
+from simulator.basis import is_sound
+
 PAGE = Path("docs/guide/capacity.md")
 # Of the best goodput: what is left over takes bursts, a lost replica's share, and the time until a new one serves.
 USED_SHARE = 0.6
@@ -142,8 +145,15 @@ def main() -> int:
     if not options.suite.exists():
         print(f"{options.suite} is missing; run `make bench-suite` first", file=sys.stderr)
         return 2
+    suite = json.loads(options.suite.read_text())
+    if not is_sound(suite):
+        why = "; ".join(suite.get("void", [])) or "its generator ran late, or did not say how it did"
+        print(
+            f"{options.suite} is void, so no page is made of it: {why}; run `make bench-suite` again", file=sys.stderr
+        )
+        return int(Outcome.VOID)
     load = json.loads(options.load.read_text()) if options.load.exists() else None
-    options.page.write_text(render(json.loads(options.suite.read_text()), load), encoding="utf-8")
+    options.page.write_text(render(suite, load), encoding="utf-8")
     print(f"wrote {options.page}")
     return 0
 

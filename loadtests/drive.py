@@ -77,6 +77,7 @@ async def drive(plan: Plan) -> tuple[Ledger, Generators]:
         content["missing_workers"] + max(0, (plan.workers if plan.workers > 1 else 0) - content["workers"]),
         content["longest_silence_seconds"],
         content["most_in_flight"],
+        content["ended_early"],
     )
     return Ledger.from_json(content["ledger"]), generators
 

@@ -44,23 +44,48 @@ class Operation:
     retry: bool = True
 
     async def run(self) -> Result:
-        """Make the call and say what became of it."""
-        send = self.prepare()
+        """Make the call and say what became of it; what goes wrong on this side counts as a failure of the call too."""
         wall, begin = time.time(), time.monotonic()
-        end, attempts, sizes, error = begin + self.deadline, 0, (0, 0), ""
+        sizes, error, attempts = (0, 0), "", 1
+        try:
+            send = self.prepare()
+            wall, begin = time.time(), time.monotonic()
+            sizes, error, attempts = await self._answer(send, begin + self.deadline)
+        except asyncio.CancelledError as failure:
+            # gRPC raises it for a call that it gave up, too; then nobody has cancelled the user.
+            if _is_cancelled():
+                raise
+            error = _of_client(failure)
+        except Exception as failure:  # a fault here must not take a user away unseen
+            error = _of_client(failure)
+        return Result(self.service, self.name, wall, time.monotonic() - begin, *sizes, error, attempts)
+
+    async def _answer(self, send: Send, end: float) -> tuple[Sizes, str, int]:
+        """Return sizes, error and number of attempts until there was an answer, or no time for another attempt."""
+        attempts = 0
         while True:
             attempts += 1
             try:
                 sizes = await send(max(end - time.monotonic(), 0.001))
-                error = f"OK instead of {self.refusal}" if self.refusal else ""
             except HedgerowError as failure:
                 error = "" if failure.code_name == self.refusal else f"{failure.code_name} {failure.reason}"
                 pause = min(PAUSE_SECONDS * 2 ** (attempts - 1), MAX_PAUSE_SECONDS)
-                if error and self.retry and isinstance(failure, UnavailableError) and time.monotonic() + pause < end:
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                    continue
-            seconds = time.monotonic() - begin
-            return Result(self.service, self.name, wall, seconds, *sizes, error, attempts)
+                again = error and self.retry and isinstance(failure, UnavailableError)
+                if not again or time.monotonic() + pause >= end:
+                    return (0, 0), error, attempts
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            else:
+                return sizes, f"OK instead of {self.refusal}" if self.refusal else "", attempts
+
+
+def _of_client(failure: BaseException) -> str:
+    return f"CLIENT {type(failure).__name__}"
+
+
+def _is_cancelled() -> bool:
+    """Whether someone wants the current task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 @dataclass(frozen=True)
@@ -95,11 +120,13 @@ class Engine:
             self._users[kind].pop().cancel()
 
     async def close(self) -> None:
-        """Take all users away."""
+        """Take all users away; raises what one of them ended with before."""
         tasks = [task for users in self._users.values() for task in users]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for end in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(end, Exception):
+                raise end
 
     async def _live(self, kind: UserKind) -> None:
         while True:
@@ -107,9 +134,12 @@ class Engine:
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             try:
-                self._record(await operation.run())
+                result = await operation.run()
             finally:
                 self.in_flight -= 1
+            if _is_cancelled():
+                return  # the call made an error of it
+            self._record(result)
             await asyncio.sleep(random.expovariate(1.0 / kind.think) if kind.think else 0)
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +20,20 @@ from examples.credit import definitions, records
 from examples.credit.run import CREDIT_RISK, id_prefix
 from hedgerow.client import ServiceClient, renew
 from hedgerow.errors import HedgerowError, NotFoundError
+from hedgerow.identity import IdentityFolder
 from hedgerow.sdk import Context, Hedgerow, login
 from hedgerow.sdk import definitions as sdk_definitions
 from hedgerow.sdk.definitions import Definition
 from hedgerow.secrets.v1 import secrets_pb2
 from hedgerow.training.v1 import training_pb2
+from loadtests.memory import Sample
 from loadtests.scenario import CLIENTS, CONTRACT, DATASET, DEPLOYMENT, MODEL, PEOPLE
 from suite.run_file import RunFolder, RunState
 
 START_SECONDS = 180.0
 STOP_SECONDS = 90.0
 POLL_SECONDS = 0.05
+SAMPLE_SECONDS = 2.0
 BACK_SECONDS = 60.0
 _ACCESS_SECONDS = dt.timedelta(minutes=2)
 # Short enough that every identity is renewed within a run of some minutes.
@@ -39,6 +43,19 @@ _MIB = 1024 * 1024
 
 class LoadError(Exception):
     """The run cannot go on; the message says why."""
+
+
+@dataclass
+class Observed:
+    """What was seen of the services over a while.
+
+    Attributes:
+        samples: their memory, now and then.
+        unexpected_restarts: how often one was started again that was not killed from here.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    unexpected_restarts: int = 0
 
 
 @dataclass
@@ -53,6 +70,7 @@ class LocalRun:
         started_here: whether it was.
         start_seconds: from the command until everything served, when it was.
         services_seconds: the same for each service, from the start of its process.
+        kills: how often each service was killed from here.
     """
 
     folder: Path
@@ -62,6 +80,7 @@ class LocalRun:
     started_here: bool = False
     start_seconds: float = 0.0
     services_seconds: dict[str, float] = field(default_factory=dict)
+    kills: Counter[str] = field(default_factory=Counter)
 
     def state(self) -> RunState:
         """Return what its supervisor says.
@@ -154,19 +173,25 @@ class LocalRun:
             except NotFoundError:
                 await _make_example(ana, ben)
 
-    async def rotate(self, context: Context) -> None:
-        """Give every caller a new certificate with a new key."""
+    async def rotate(self, context: Context) -> list[str]:
+        """Give every caller a new certificate with a new key; return whose stored certificate is another one now."""
+        changed = []
         for person in PEOPLE:
             folder = context.identity(person)
+            before = _serial(folder)
             async with Hedgerow.connect(folder, context.addresses) as caller:
                 client: ServiceClient = caller.secrets._client
                 folder.save(await renew(client, secrets_pb2.RenewCertificateRequest))
+            if _serial(folder) not in (before, None):
+                changed.append(person)
+        return changed
 
     async def kill(self, service: str) -> float:
         """Kill a service as a crash would; return the seconds until it served again."""
         before = self.state().services[service]
         begin = time.monotonic()
         os.kill(before.pid, signal.SIGKILL)
+        self.kills[service] += 1
         while time.monotonic() - begin < BACK_SECONDS:
             now = self.state().services[service]
             if now.restarts > before.restarts and now.phase == "serving":
@@ -174,14 +199,39 @@ class LocalRun:
             await asyncio.sleep(POLL_SECONDS)
         raise LoadError(f"{service} did not come back within {BACK_SECONDS:.0f} s of its kill")
 
+    # ---- what is seen of it meanwhile
+
+    @contextlib.asynccontextmanager
+    async def observed(self) -> AsyncIterator[Observed]:
+        """Watch the services while the block runs.
+
+        Raises:
+            LoadError: the suite ended meanwhile.
+        """
+        seen, before = Observed(), self._restarts()
+        sampling = asyncio.create_task(self._sample(seen.samples))
+        try:
+            yield seen
+            if sampling.done():
+                sampling.result()
+        finally:
+            sampling.cancel()
+            await asyncio.gather(sampling, return_exceptions=True)
+        seen.unexpected_restarts = (self._restarts() - before).total()
+
+    async def _sample(self, samples: list[Sample]) -> None:
+        while True:
+            samples.append((time.time(), await asyncio.to_thread(self.memory_mib)))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _restarts(self) -> Counter[str]:
+        """Return how often each service was started again for another reason than a kill from here."""
+        return Counter({name: each.restarts for name, each in self.state().services.items()}) - self.kills
+
     def serials(self) -> dict[str, int]:
         """Return the serial number of each service's certificate."""
-        found = {}
-        for file in sorted(self.folder.glob("*/identity/identity.pem")):
-            identity = _identity(file.parent)
-            if identity is not None:
-                found[file.parent.parent.name] = identity
-        return found
+        found = {name: _serial(IdentityFolder(self.folder / name / "identity")) for name in self.state().services}
+        return {name: serial for name, serial in found.items() if serial is not None}
 
     def memory_mib(self) -> dict[str, float]:
         """Return the resident memory of each service with its descendants, in MiB."""
@@ -194,10 +244,8 @@ class LocalRun:
         return memory
 
 
-def _identity(folder: Path) -> int | None:
-    from hedgerow.identity import IdentityFolder
-
-    identity = IdentityFolder(folder).load()
+def _serial(folder: IdentityFolder) -> int | None:
+    identity = folder.load()
     return None if identity is None else identity.certificate.serial_number
 
 

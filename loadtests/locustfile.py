@@ -5,6 +5,7 @@ Every Locust process starts one generator and passes on who comes and goes. geve
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,7 +29,13 @@ KEY, END, LAST = "hedgerow", "hedgerow_end", "hedgerow_last"
 
 
 class Generator:
-    """The process that makes the calls for this Locust process, and what it got."""
+    """The process that makes the calls for this Locust process, and what it got.
+
+    Attributes:
+        ledger: what came since the last time it was taken.
+        most_in_flight: calls at a time.
+        ended_early: it died, or did not end when it was told to: what it had not told is lost.
+    """
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
@@ -42,15 +49,17 @@ class Generator:
             raise RuntimeError("the generator ended before it was ready; its error is above")
         self.ledger = Ledger()
         self.most_in_flight = 0
+        self.ended_early = False
         self._own_cpu, self._own_time = time.process_time(), time.monotonic()
         self._reader = gevent.spawn(self._read)
 
     def tell(self, command: str, kind: str) -> None:
-        """Start or stop a user."""
+        """Start or stop a user; that a process is gone is told at the end."""
         assert self._process.stdin is not None
         if not self._process.stdin.closed and self._process.poll() is None:
-            self._process.stdin.write(f"{command} {kind}\n")
-            self._process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(f"{command} {kind}\n")
+                self._process.stdin.flush()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -79,20 +88,23 @@ class Generator:
     def take(self) -> dict[str, Any]:
         """Return what came since the last time."""
         taken, self.ledger = self.ledger, Ledger()
-        return {"ledger": taken.to_json(), "most_in_flight": self.most_in_flight}
+        return {"ledger": taken.to_json(), "most_in_flight": self.most_in_flight, "ended_early": self.ended_early}
 
     def end(self) -> None:
         """End the process and read its last line."""
         assert self._process.stdin is not None
         if self._process.stdin.closed:
             return
-        self._process.stdin.close()
+        died = self._process.poll() is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._reader.join(END_SECONDS)
         try:
             self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self.ended_early = died or self._process.returncode != 0 or not self._reader.successful()
 
 
 class Run:
@@ -102,6 +114,7 @@ class Run:
         self.generator: Generator | None = None
         self.total = Ledger()
         self.most_in_flight = 0
+        self.ended_early = False
         self.reports: dict[str, float] = {}
         self.done: set[str] = set()
         self.longest_silence = 0.0
@@ -110,6 +123,7 @@ class Run:
         """Add what a generator got."""
         self.total.merge(Ledger.from_json(data["ledger"]))
         self.most_in_flight = max(self.most_in_flight, data["most_in_flight"])
+        self.ended_early = self.ended_early or data["ended_early"]
 
     def heard(self, worker: str) -> None:
         """Note a worker's report and how long it had been silent."""
@@ -122,6 +136,7 @@ class Run:
         content = {
             "ledger": self.total.to_json(), "most_in_flight": self.most_in_flight, "workers": len(self.reports),
             "missing_workers": missing, "longest_silence_seconds": self.longest_silence,
+            "ended_early": self.ended_early,
         }  # fmt: skip
         Path(os.environ["HEDGEROW_LOAD_RESULT"]).write_text(json.dumps(content))
 

@@ -80,7 +80,9 @@ class Callers:
         channel = self._channels.get((person, service))
         if channel is None:
             address = ",".join(self._context.addresses[service].split(",")[: self._replicas])
-            channel = RotatingChannel(address, f"{service}.hedgerow.local", self._context.identity(person))
+            channel = RotatingChannel(
+                address, f"{service}.{self._context.trust_domain}", self._context.identity(person)
+            )
             self._channels[person, service] = channel
             self._stack.push_async_callback(channel.close)
         return ServiceClient(channel, descriptor)

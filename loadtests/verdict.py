@@ -36,12 +36,21 @@ class Budgets:
 
 @dataclass(frozen=True)
 class Generators:
-    """How the generators did, beside what their ledger says."""
+    """How the generators did, beside what their ledger says.
+
+    Attributes:
+        workers: processes of Locust that reported to the master.
+        missing_workers: those that did not to the end.
+        longest_silence_seconds: between two reports of a worker.
+        most_in_flight: calls of one generator at a time.
+        ended_early: whether a generator died or had to be killed: what it had not told is missing.
+    """
 
     workers: int
     missing_workers: int
     longest_silence_seconds: float
     most_in_flight: int
+    ended_early: bool
 
 
 def load_budgets(file: Path = BUDGETS) -> Budgets:
@@ -66,22 +75,32 @@ def load_budgets(file: Path = BUDGETS) -> Budgets:
 
 
 def headroom_percent(ledger: Ledger) -> float:
-    """Return how much of a core the busiest generator process left over."""
-    return 100.0 * (1.0 - min(1.0, ledger.busiest()))
+    """Return how much of a core the busiest generator process left over; nothing when none told what it used."""
+    return 100.0 * (1.0 - min(1.0, ledger.busiest())) if ledger.cpu else 0.0
 
 
 def void_reasons(ledger: Ledger, generators: Generators, budgets: Budgets) -> list[str]:
     """Return why the generator and not the suite was measured; nothing when it was the suite."""
-    reasons = []
-    headroom, lag = headroom_percent(ledger), ledger.lag.percentile_ms(0.99)
-    if headroom < budgets.headroom_percent:
-        reasons.append(f"the busiest generator process left {headroom:.0f} % of a core")
-    if lag > budgets.lag_p99_ms:
-        reasons.append(f"a generator's event loop ran {lag:.0f} ms late (p99)")
+    reasons = bottlenecks(ledger, budgets)
+    if generators.ended_early:
+        reasons.append("a generator ended early")
     if generators.missing_workers:
         reasons.append(f"{generators.missing_workers} workers went missing")
     if generators.longest_silence_seconds > budgets.silence_seconds:
         reasons.append(f"a worker was silent for {generators.longest_silence_seconds:.0f} s")
+    return reasons
+
+
+def bottlenecks(ledger: Ledger, budgets: Budgets) -> list[str]:
+    """Return what the ledger alone has against its generators."""
+    reasons = []
+    headroom, lag = headroom_percent(ledger), ledger.lag.percentile_ms(0.99)
+    if not ledger.cpu or not ledger.lag.count:
+        reasons.append("the generator did not tell how it did itself")
+    elif headroom < budgets.headroom_percent:
+        reasons.append(f"the busiest generator process left {headroom:.0f} % of a core")
+    if lag > budgets.lag_p99_ms:
+        reasons.append(f"a generator's event loop ran {lag:.0f} ms late (p99)")
     if not ledger.services:
         reasons.append("no call was made")
     return reasons

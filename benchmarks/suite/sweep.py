@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.suite.probe import DEADLINE_SECONDS, REPLICAS
-from loadtests.ledger import Ledger
+from loadtests.ledger import Ledger, Tally
 from loadtests.scenario import FOLDER
+from loadtests.verdict import bottlenecks, load_budgets
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 CALLERS, REPLICA_CALLERS = 32, 64
@@ -32,6 +33,7 @@ class Point:
         generator_cores: what the generator used.
         generator_lag_ms: how late its event loop ran (p99); a late generator's point says little of the server.
         errors: what failed, by code.
+        void: why the generator and not the server was measured, or nothing.
     """
 
     offered: float
@@ -43,15 +45,21 @@ class Point:
     generator_cores: float
     generator_lag_ms: float
     errors: dict[str, int]
+    void: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All points of a target, by offered load; ``saturation`` is what 32 busy callers got out of it."""
+    """All points of a target, by offered load, and the one that 32 busy callers got out of it."""
 
     target: str
-    saturation: float
+    busy: Point
     points: list[Point]
+
+    @property
+    def saturation(self) -> float:
+        """Calls a second of the busy callers."""
+        return self.busy.goodput
 
     @property
     def peak(self) -> Point:
@@ -70,13 +78,19 @@ class Sweep:
 
 
 def point(target: str, mode: str, value: float, found: dict[str, object]) -> Point:
-    """Return a probe's figures; ``found`` is what it printed."""
+    """Return a probe's figures; ``found`` is what it printed.
+
+    Raises:
+        RuntimeError: the probe did not tell how it did itself.
+    """
     ledger = Ledger.from_json(found["ledger"])  # type: ignore[arg-type]
-    seconds = float(str(found["seconds"]))
-    tallies = list(ledger.services.values())
-    if not tallies:
-        return Point(value, 0.0, math.nan, math.nan, 0, int(str(found["unsent"])), ledger.busiest(), 0.0, {})
-    [tally] = tallies
+    seconds, unsent = float(str(found["seconds"])), int(str(found["unsent"]))
+    if not ledger.lag.count:
+        raise RuntimeError(f"the probe of {target} did not tell how it did itself")
+    void = bottlenecks(ledger, load_budgets())
+    if unsent:
+        void.append(f"{unsent} calls were not sent: too many were open")
+    [tally] = ledger.services.values() or [Tally()]
     good = tally.latencies.within(DEADLINE_SECONDS[target])
     return Point(
         offered=value if mode == "open" else good / seconds,
@@ -84,10 +98,11 @@ def point(target: str, mode: str, value: float, found: dict[str, object]) -> Poi
         p50_ms=tally.latencies.percentile_ms(0.5),
         p99_ms=tally.latencies.percentile_ms(0.99),
         failed=tally.calls - good,
-        unsent=int(str(found["unsent"])),
+        unsent=unsent,
         generator_cores=ledger.busiest(),
         generator_lag_ms=ledger.lag.percentile_ms(0.99),
         errors=ledger.errors,
+        void=void,
     )
 
 
@@ -119,23 +134,22 @@ async def measure(
 
 async def sweep(folder: Path, target: str, seconds: float) -> Sweep:
     """Find the saturation of a target and offer shares of it up to twice as much."""
-    closed = await measure(folder, target, "closed", CALLERS, seconds)
+    busy = await measure(folder, target, "closed", CALLERS, seconds)
     points = []
     for share in SHARES:
-        points.append(await measure(folder, target, "open", max(1.0, closed.goodput * share), seconds))
+        points.append(await measure(folder, target, "open", max(1.0, busy.goodput * share), seconds))
         print(
             f"{target:12} offered {points[-1].offered:8,.0f}/s  goodput {points[-1].goodput:8,.0f}/s  "
             f"p99 {points[-1].p99_ms:8,.0f} ms",
             flush=True,
         )
-    return Sweep(target, closed.goodput, points)
+    return Sweep(target, busy, points)
 
 
-async def replicas(folder: Path, target: str, seconds: float) -> dict[str, float]:
-    """Return goodput of a target in calls a second with one replica of its service and with two, on the same suite."""
+async def replicas(folder: Path, target: str, seconds: float) -> dict[str, Point]:
+    """Return what busy callers get out of a target with one replica of its service and with two, on the same suite."""
     found = {}
     for count in (1, 2):
-        point_ = await measure(folder, target, "closed", REPLICA_CALLERS, seconds, replicas=count)
-        found[str(count)] = point_.goodput
-        print(f"{target:12} with {count} of its replicas: {point_.goodput:8,.0f}/s", flush=True)
+        found[str(count)] = await measure(folder, target, "closed", REPLICA_CALLERS, seconds, replicas=count)
+        print(f"{target:12} with {count} of its replicas: {found[str(count)].goodput:8,.0f}/s", flush=True)
     return found

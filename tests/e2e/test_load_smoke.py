@@ -1,7 +1,11 @@
-"""`python -m loadtests` for a short time on a suite of its own: a rotation, a kill, a report, and an exit code to go by."""
+"""`python -m loadtests` for a short time: a rotation, a kill, a report, and an exit code to go by.
+
+First on a suite that it starts and stops itself, then on one that is up.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -11,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from hedgerow.sdk import Context
+from loadtests.local_run import LocalRun
 from loadtests.locust_kinds import KINDS
-from tests.support.suite import ROOT, free_port_base
+from loadtests.scenario import PEOPLE
+from tests.support.suite import ROOT, free_port_base, whole_suite
 
 SECONDS = 12
 LIMIT = 240
@@ -63,7 +70,11 @@ def test_every_service_is_loaded_through_a_rotation_and_a_kill_without_a_failed_
     assert report["outcome"] == "kept"
     assert report["generators"]["workers"] == 2
     assert report["disturbances"]["killed"] == "inference"
-    assert {"ana", "ben", "creditapp", "mia", "pia"} <= set(report["disturbances"]["rotated"])
+    assert checks["callers_rotated"] == 5
+    assert set(PEOPLE) <= set(report["disturbances"]["rotated"])
+    assert checks["unexpected_restarts"] == 0
+    assert "not every service had to rotate" in result.stdout
+    assert not report["generators"]["ended_early"]
     for kind in KINDS:
         service = report["services"][kind.name]
         assert service["calls"] > 0
@@ -79,3 +90,39 @@ def test_the_pages_stand_alone_and_hold_no_personal_data(
     assert "http" not in html
     for page in ("report.html", "report.json", "locust.html"):
         assert "CARD-" not in (folder / "report" / page).read_text()
+
+
+def log_in(suite: Path) -> None:
+    """Log every caller in anew, for an hour, so that only a rotation gives them other certificates in a run."""
+    context = Context.load(suite)
+    for person in PEOPLE:
+        (context.identity(person).folder / "identity.pem").unlink()
+    asyncio.run(LocalRun(suite, 1).context())
+
+
+def people(suite: Path) -> dict[str, int]:
+    """Return the serial number of each caller's stored certificate."""
+    context = Context.load(suite)
+    identities = {person: context.identity(person).load() for person in PEOPLE}
+    return {person: each.certificate.serial_number for person, each in identities.items() if each is not None}
+
+
+def test_a_suite_that_is_up_is_left_up_with_new_certificates_and_a_broken_budget_is_told(
+    smoke: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    """LOC-02: the exit code reflects what was found; and of a rotation that did not happen, the serials would tell."""
+    _, folder = smoke
+    with whole_suite(folder / "suite") as up:
+        log_in(folder / "suite")
+        before = people(folder / "suite")
+        result = run(folder, "--budgets", budgets(folder, 0.001))
+        assert result.returncode == 1, result.stdout + result.stderr
+        assert up.state().is_alive()
+        assert up.restarts() == {name: int(name == "inference") for name in up.restarts()}
+        after = people(folder / "suite")
+    assert set(before) == set(after) == set(PEOPLE)
+    assert not set(before.values()) & set(after.values())
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert report["outcome"] == "broken"
+    missed = {check["name"] for check in report["checks"] if check["op"] == "<=" and check["value"] > check["goal"]}
+    assert missed == {f"p99_ms_{kind.name}" for kind in KINDS}

@@ -14,7 +14,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from hedgerow.errors import UnauthenticatedError, UnavailableError
 from hedgerow.identity import Identity, IdentityFolder, new_key_and_csr
+from libs.config import ServiceConfig
+from libs.runtime.enrolment import obtain_identity
 from services.secrets.attestation import Attestor
 from services.secrets.issuance import Issuance
 from services.secrets.keys import KeyRing
@@ -26,6 +29,8 @@ from services.secrets.vault import Vault, VaultSealedError, VaultUnreachableErro
 from suite.config import SERVICES
 from suite.openbao import OpenBao
 from tests.support import openbao as support
+from tests.support.authority import Authority, folder
+from tests.support.suite import running_suite
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -115,6 +120,77 @@ def test_without_identity_and_issuer_it_ends_with_one_clear_line(tmp_path: Path)
     lines = [json.loads(line) for line in result.stderr.splitlines()]
     assert [(line["event"], line["reason"]) for line in lines] == [("cannot_start", "DEPENDENCY_UNAVAILABLE")]
     assert lines[0]["message"] == "the secret server cannot be reached; try again"
+
+
+def expired(tmp_path: Path) -> tuple[ServiceConfig, IdentityFolder]:
+    """Return a service whose stored certificate expired yesterday, and its folder; nobody listens where it enrols."""
+    config = ServiceConfig(
+        service="features",
+        listen="127.0.0.1:0",
+        data_dir=tmp_path / "features",
+        trust_dir=tmp_path / "suite" / "trust",
+        enrolment_address=f"127.0.0.1:{support.free_port()}",
+        enrolment_token_file=tmp_path / "token",
+    )
+    old = Authority().service("features", life=-dt.timedelta(days=1), age=dt.timedelta(days=2))
+    return config, folder(config.data_dir / "identity", old)
+
+
+async def test_an_expired_service_gets_a_new_certificate_for_its_token(tmp_path: Path) -> None:
+    config, kept = expired(tmp_path)
+    old, file = kept.load(), tmp_path / "token"
+    with running_suite(tmp_path / "suite", ["secrets"]) as suite:
+        config = config.model_copy(update={"enrolment_address": suite.config.address("enrolment")})
+        token = suite.token("features")
+        file.write_text(token)
+        made = await obtain_identity(config, kept)
+        assert old is not None
+        assert made.certificate.serial_number != old.certificate.serial_number
+        assert made.spiffe_id == "spiffe://hedgerow.local/service/features"
+        assert kept.load() == made
+        assert not file.exists()
+        file.write_text(token)
+        assert await obtain_identity(config, kept) == made, "a good identity asks for nothing"
+        assert file.exists()
+        with pytest.raises(UnauthenticatedError) as spent:
+            await obtain_identity(config, IdentityFolder(tmp_path / "other"))
+        assert spent.value.reason == "CREDENTIAL_REFUSED"
+
+
+def test_an_expired_service_without_a_token_ends_with_one_clear_line(tmp_path: Path) -> None:
+    config, kept = expired(tmp_path)
+    before = (kept.folder / "identity.pem").read_bytes()
+    variables = {
+        "HEDGEROW_SERVICE": "features",
+        "HEDGEROW_LISTEN": "127.0.0.1:0",
+        "HEDGEROW_DATA_DIR": str(config.data_dir),
+        "HEDGEROW_TRUST_DIR": str(config.trust_dir),
+        "HEDGEROW_ENROLMENT_ADDRESS": config.enrolment_address,
+        "HEDGEROW_ENROLMENT_TOKEN_FILE": str(config.enrolment_token_file),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "services.features"], cwd=ROOT, env={**os.environ, **variables},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 3
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(line["event"], line["reason"]) for line in lines] == [("cannot_start", "IDENTITY_INVALID")]
+    assert "give the service a new token" in lines[0]["message"]
+    assert (kept.folder / "identity.pem").read_bytes() == before
+
+
+async def test_an_expired_service_whose_issuer_is_down_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
+    config, kept = expired(tmp_path)
+    before, token = (kept.folder / "identity.pem").read_bytes(), tmp_path / "token"
+    token.write_text("s.of-no-use-just-now")
+    config.trust_dir.mkdir(parents=True)
+    (config.trust_dir / "enrolment-ca.pem").write_bytes(Authority().roots_pem)
+    with pytest.raises(UnavailableError) as away:
+        await obtain_identity(config, kept, timeout=0.5)
+    assert away.value.reason == "DEPENDENCY_UNAVAILABLE"
+    assert "enrolment port" in away.value.message
+    assert (kept.folder / "identity.pem").read_bytes() == before
+    assert token.read_text() == "s.of-no-use-just-now"
 
 
 # TLS-06: rotation of the issuer -----------------------------------------------------------------------------------------

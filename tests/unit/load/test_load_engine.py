@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import pytest
+
 from hedgerow.errors import HedgerowError, InternalError, PermissionDeniedError, UnavailableError
 from loadtests.engine import Engine, Operation, Send, Sizes, UserKind, Watch, arrive
 from loadtests.ledger import Ledger, Result
@@ -118,6 +120,87 @@ async def test_arrivals_do_not_wait_for_answers() -> None:
     # About 200 are due; the first sixty could only be there together.
     assert len(results) > 120
     assert max(each.seconds for each in results) > min(each.seconds for each in results)
+
+
+async def fail(timeout: float) -> Sizes:
+    raise ZeroDivisionError("in the sending")
+
+
+def fail_early() -> Send:
+    raise ZeroDivisionError("in the making")
+
+
+async def give_up(timeout: float) -> Sizes:
+    # As gRPC does for a call of a channel that was closed.
+    raise asyncio.CancelledError
+
+
+FAULTS = [(fail_early, "ZeroDivisionError"), (lambda: fail, "ZeroDivisionError"), (lambda: give_up, "CancelledError")]
+
+
+@pytest.mark.parametrize(("prepare", "kind"), FAULTS)
+async def test_a_user_outlives_a_fault_of_the_generator_and_it_is_counted(
+    prepare: Callable[[], Send], kind: str
+) -> None:
+    results: list[Result] = []
+    enough = asyncio.Event()
+
+    def record(result: Result) -> None:
+        results.append(result)
+        if len(results) == 3:
+            enough.set()
+
+    engine = Engine({"all": UserKind([Operation("a", "Call", prepare)], 0.0)}, record)
+    engine.start("all")
+    async with asyncio.timeout(30):
+        await enough.wait()
+        await engine.close()
+    assert {(each.error, each.attempts) for each in results} == {(f"CLIENT {kind}", 1)}
+    assert engine.in_flight == 0
+
+
+@pytest.mark.parametrize(("prepare", "kind"), FAULTS)
+async def test_arrivals_that_meet_a_fault_of_the_generator_are_counted(prepare: Callable[[], Send], kind: str) -> None:
+    results: list[Result] = []
+    async with asyncio.timeout(30):
+        assert await arrive(Operation("a", "Call", prepare), 200.0, 0.2, results.append) == 0
+    assert len(results) > 10
+    assert {each.error for each in results} == {f"CLIENT {kind}"}
+
+
+async def test_a_user_who_is_taken_away_goes_whatever_the_call_makes_of_it() -> None:
+    entered = asyncio.Event()
+
+    async def send(timeout: float) -> Sizes:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise InternalError("the call was cancelled") from None
+        return 0, 0
+
+    results: list[Result] = []
+    engine = Engine({"all": UserKind([Operation("a", "Call", lambda: send)], 0.0)}, results.append)
+    engine.start("all")
+    async with asyncio.timeout(30):
+        await entered.wait()
+        await engine.close()
+    assert results == []
+
+
+async def test_what_ends_a_user_is_raised_at_the_end() -> None:
+    ended = asyncio.Event()
+
+    def record(result: Result) -> None:
+        ended.set()
+        raise OSError("nowhere to write it")
+
+    engine = Engine({"all": UserKind([Operation("a", "Call", answering([None]))], 0.0)}, record)
+    engine.start("all")
+    async with asyncio.timeout(30):
+        await ended.wait()
+        with pytest.raises(OSError, match="nowhere"):
+            await engine.close()
 
 
 async def test_a_blocked_generator_shows_in_its_lag() -> None:

@@ -28,7 +28,7 @@ def report() -> LoadReport:
     memory = [(1000.0 + second, {"features": 100.0 + second}) for second in range(30)]
     checks = [Check("p99_ms_features", 20.0, "ms", "<=", 300.0), Check("load_failures", 1, "calls", "<=", 0)]
     return LoadReport(
-        "ramp", 30.0, 4, ledger, Generators(1, 0, 0.0, 2), disturbances, memory, checks, [], Outcome.BROKEN
+        "ramp", 30.0, 4, ledger, Generators(1, 0, 0.0, 2, False), disturbances, memory, checks, [], Outcome.BROKEN
     )
 
 

@@ -20,7 +20,9 @@ from loadtests.verdict import (
     void_reasons,
 )
 
-GOOD = Generators(workers=2, missing_workers=0, longest_silence_seconds=3.0, most_in_flight=8)
+GOOD = Generators(
+    workers=2, missing_workers=0, longest_silence_seconds=3.0, most_in_flight=8, ended_early=False
+)  # fmt: skip
 
 
 def ledger(seconds: float = 0.01, error: str = "") -> Ledger:
@@ -72,6 +74,7 @@ def test_a_service_that_was_not_called_breaks_a_budget() -> None:
         (30.0, 0.9, GOOD, "late"),
         (30.0, 0.001, replace(GOOD, missing_workers=1), "missing"),
         (30.0, 0.001, replace(GOOD, longest_silence_seconds=20.0), "silent"),
+        (30.0, 0.001, replace(GOOD, ended_early=True), "a generator ended early"),
     ],
 )
 def test_a_run_whose_generator_was_the_bottleneck_is_void(
@@ -85,6 +88,15 @@ def test_a_run_whose_generator_was_the_bottleneck_is_void(
     assert word in reason
     assert judged(made, generators) is Outcome.VOID
     assert int(Outcome.VOID) not in (0, 1)
+
+
+@pytest.mark.parametrize("what", ["cpu", "lag"])
+def test_a_generator_that_tells_nothing_of_itself_makes_a_run_void(what: str) -> None:
+    made = ledger()
+    (made.cpu if what == "cpu" else made.lag.buckets).clear()
+    assert void_reasons(made, GOOD, load_budgets()) == ["the generator did not tell how it did itself"]
+    assert judged(made) is Outcome.VOID
+    assert headroom_percent(made) == (0.0 if what == "cpu" else pytest.approx(70.0))
 
 
 def test_headroom_is_that_of_the_busiest_process() -> None:
