@@ -9,13 +9,14 @@ Rules that hold for every table:
 5. A file that held an erased subject is destroyed, and every version that names it answers with the receipt.
 """
 
+from libs.lake.erasure import ErasureCount
 from libs.lake.keyring import Keyring, Unwrap, Wrap
 from libs.lake.layout import ARROW_TYPES, TableLayout, arrow_schema
 from libs.lake.pseudonym import pseudonym, pseudonym_column
 from libs.lake.reader import SnapshotReader
 from libs.lake.search import rows_holding
 from libs.lake.storage import LOCAL_STORAGE, LakeStorage
-from libs.lake.table import Appended, ErasureCount, LakeTable, SearchCount, TableSnapshot
+from libs.lake.table import Appended, LakeTable, SearchCount, TableSnapshot
 
 __all__ = [
     "ARROW_TYPES",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +21,9 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 
 from hedgerow.errors import AbortedError, DataLossError, FailedPreconditionError, NotFoundError, UnavailableError
 from libs.lake.folder import LOG, TableFolder
+
+Check = Callable[[], None]
+"""Called between the steps of a long job; raises to stop it."""
 
 _REQUEST = "hedgerowRequest"
 _ROWS = "hedgerowRows"
@@ -168,12 +171,17 @@ class DeltaLog:
                 return Commit(version, int(facts[_ROWS]))
         return None
 
-    def referenced(self) -> set[str]:
-        """Return the names of all files that any version ever listed."""
+    def referenced(self, check: Check = lambda: None) -> set[str]:
+        """Return the names of all files that any version ever listed: reads the whole log.
+
+        Args:
+            check: called between its entries; raises to stop.
+        """
         with self._lock:
             latest = self._latest().version()
         names: set[str] = set()
         for version in range(latest + 1):
+            check()
             for action in self._actions(version):
                 names.update(unquote(part["path"]) for key in ("add", "remove") if (part := action.get(key)))
         return names

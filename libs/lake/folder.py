@@ -35,13 +35,18 @@ def new_data_file() -> str:
     return f"part-{uuid.uuid4()}.parquet"
 
 
+def is_data_file(name: str) -> bool:
+    """Return whether a name is that of a data file."""
+    return _DATA_FILE.fullmatch(name) is not None
+
+
 def check_data_file(name: str) -> str:
     """Return the name of a data file.
 
     Raises:
         DataLossError: it is not one this lake makes; nothing outside the table's folder can be named.
     """
-    if not _DATA_FILE.fullmatch(name):
+    if not is_data_file(name):
         raise DataLossError("a snapshot names a file that this lake did not make")
     return name
 
@@ -100,7 +105,7 @@ class TableFolder(ABC):
 
     def data_files(self) -> dict[str, datetime]:
         """Return the data files in the folder, referenced or not, and when each was written."""
-        return {name: written for name, written in self.objects().items() if _DATA_FILE.fullmatch(name)}
+        return {name: written for name, written in self.objects().items() if is_data_file(name)}
 
     def open(self, name: str) -> pa.NativeFile:
         """Open an object for reading at random.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from datetime import datetime
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -10,6 +14,33 @@ from hedgerow.errors import DataLossError
 from libs.lake import sealed_file
 from libs.lake.folder import TableFolder
 from libs.lake.keyring import Keyring
+
+_SUBJECTS = 4
+
+
+class Searched:
+    """Remembers which objects of a table do not hold a subject, so that a search that was stopped can go on.
+
+    For the latest few subjects. Objects go by name and time of writing: one that was written since is another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._subjects: OrderedDict[str, dict[str, datetime]] = OrderedDict()
+
+    def of(self, pseudonym: str) -> dict[str, datetime]:
+        """Return what is remembered of a subject, to be added to."""
+        with self._lock:
+            objects = self._subjects.setdefault(pseudonym, {})
+            self._subjects.move_to_end(pseudonym)
+            if len(self._subjects) > _SUBJECTS:
+                self._subjects.popitem(last=False)
+            return objects
+
+    def forget(self, pseudonym: str) -> None:
+        """Forget a subject, since the search has ended."""
+        with self._lock:
+            self._subjects.pop(pseudonym, None)
 
 
 def holds(column: pa.ChunkedArray | pa.Array, pseudonym: str) -> pa.ChunkedArray | pa.Array:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from hedgerow.errors import FailedPreconditionError, InvalidArgumentError
+from hedgerow.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from libs.config import LakeConfig
 from libs.lake.folder import TableFolder
 from libs.lake.local_folder import LocalFolder
@@ -40,7 +40,7 @@ class LakeStorage:
         ca_file: PEM that vouches for the endpoint; empty for the system's. The Delta library takes it from the
             environment alone, so ``SSL_CERT_FILE`` must name the same file.
         access_key: of S3.
-        secret_key_file: holds the secret key.
+        secret_key_file: holds the secret key; read when a table is opened.
         account: of Azure Blob Storage.
     """
 
@@ -56,6 +56,10 @@ class LakeStorage:
             raise _refused("lake_endpoint", "must begin with https://; nothing goes over the network in clear")
         if bool(self.access_key) != bool(self.secret_key_file):
             raise _refused("lake_secret_key_file", "and lake_access_key go together")
+        try:
+            self._secret()
+        except (OSError, UnicodeError) as error:
+            raise _refused("lake_secret_key_file", "cannot be read") from error
         if self.ca_file and os.environ.get("SSL_CERT_FILE") != str(self.ca_file):
             raise FailedPreconditionError("lake_ca_file is set, so SSL_CERT_FILE must name the same file")
 
@@ -80,6 +84,7 @@ class LakeStorage:
 
         Raises:
             InvalidArgumentError: the location is of no kind that is known.
+            UnavailableError: the secret key cannot be read any more.
         """
         location = location.rstrip("/")
         parts = urlsplit(location)
@@ -91,7 +96,12 @@ class LakeStorage:
         return ObjectFolder(location, *kinds[parts.scheme](f"{parts.netloc}{parts.path}"))
 
     def _s3(self, root: str) -> Opened:
-        secret = _read(self.secret_key_file) if self.secret_key_file else ""
+        try:
+            secret = self._secret()
+        except (OSError, UnicodeError) as error:
+            raise UnavailableError(
+                "the key of the lake's storage cannot be read; try again", metadata={"dependency": "lake storage"}
+            ) from error
         files = fs.S3FileSystem(
             access_key=self.access_key or None,
             secret_key=secret or None,
@@ -114,6 +124,9 @@ class LakeStorage:
         }
         return files, root, {name: value for name, value in options.items() if value}
 
+    def _secret(self) -> str:
+        return self.secret_key_file.read_text().strip() if self.secret_key_file else ""
+
     def _azure(self, root: str) -> Opened:
         if not self.account:
             raise _refused("lake_account", "must name the storage account of an az:// location")
@@ -129,13 +142,6 @@ class LakeStorage:
 
 LOCAL_STORAGE = LakeStorage()
 """Reaches local folders, and object stores by the platform's own identity."""
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise _refused("lake_secret_key_file", "cannot be read") from error
 
 
 def _refused(field: str, demand: str) -> InvalidArgumentError:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from hedgerow.errors import AbortedError, DataLossError, FailedPreconditionError
+from hedgerow.errors import AbortedError, FailedPreconditionError
 from libs.lake import sealed_file, search
-from libs.lake.delta_log import Commit, DataFile, DeltaLog
+from libs.lake.delta_log import Check, Commit, DataFile, DeltaLog
 from libs.lake.destroyed import DestroyedFiles
-from libs.lake.folder import check_data_file, new_data_file
+from libs.lake.erasure import ErasureCount, TableErasure
+from libs.lake.folder import is_data_file, new_data_file
 from libs.lake.keyring import Keyring
 from libs.lake.layout import TableLayout
 from libs.lake.storage import LOCAL_STORAGE, LakeStorage
-
-Check = Callable[[], None]
-"""Called between files of a long job; raises to stop it."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +47,6 @@ class TableSnapshot:
 
 
 @dataclass(frozen=True)
-class ErasureCount:
-    """What an erasure did to the objects and rows of one table."""
-
-    objects_rewritten: int
-    objects_destroyed: int
-    rows_erased: int
-
-
-@dataclass(frozen=True)
 class SearchCount:
     """Objects opened and searched, and places that hold what was searched for."""
 
@@ -80,6 +69,9 @@ class LakeTable:
         self._log = DeltaLog(self._folder)
         self._destroyed = DestroyedFiles(self._folder)
         self._lock = threading.Lock()
+        # Taken before the other: an erasure takes out what it looked for, and no other may have written that anew.
+        self._erasing = threading.Lock()
+        self._searched = search.Searched()
 
     def create(self) -> None:
         """Make the empty table, version 0; one that exists with the same schema stays as it is.
@@ -139,52 +131,86 @@ class LakeTable:
             )
         return TableSnapshot(found.version, self._folder.location, found.files, found.row_count)
 
-    def erase(self, pseudonym: str, receipt: str, check: Check = lambda: None) -> ErasureCount:
+    def erase(
+        self,
+        pseudonym: str,
+        receipt: str,
+        check: Check = lambda: None,
+        *,
+        closed: AbstractContextManager[object] | None = None,
+    ) -> ErasureCount:
         """Remove every row that holds the pseudonym in any text column, and every file that ever held one.
 
         Live files are rewritten without the rows in one commit; then each file that held one, of old versions and
         unreferenced ones included, is recorded as destroyed and deleted. A crash at any point leaves a state from which
-        the same call goes on; doing it again does nothing.
+        the same call goes on; doing it again does nothing. Appends wait for the commit alone.
 
         Args:
             pseudonym: the subject.
             receipt: name of the erasure request, given to whoever opens a version that is gone.
             check: called between files; raises to stop.
+            closed: held while rows are taken out. Who appends must hold it from looking at who is erased to the end of
+                the append; then each row was either there and is gone, or is left out by whoever appends it.
 
         Raises:
             DataLossError: a file that a version lists cannot be opened, so it cannot be searched.
             AbortedError: another process changed the table meanwhile; call again.
         """
-        with self._lock:
-            live = self._log.snapshot()
-            held = self._files_holding(pseudonym, check)
-            adds: list[DataFile] = []
-            removes = [name for name in live.files if name in held]
-            for name in removes:
-                check()
-                kept = self._without(name, pseudonym)
-                if kept.num_rows:
-                    adds.append(self._write(kept))
-            if removes:
-                self._log.commit(adds=adds, removes=removes, receipt=receipt)
-            self._destroyed.record(held, receipt)
-            for name in held:
+        with self._erasing:
+            erasure = TableErasure(
+                self._folder,
+                self._log,
+                self._layout,
+                self._ring,
+                pseudonym=pseudonym,
+                without=self._searched.of(pseudonym),
+                check=check,
+            )
+            try:
+                erasure.look()
+                with closed or nullcontext(), self._lock:
+                    count = erasure.take_out(receipt)
+            finally:
+                for name in erasure.unused:
+                    self._folder.delete(name)
+            self._destroyed.record(erasure.held, receipt)
+            for name in erasure.held:
                 self._folder.delete(name)
-            return ErasureCount(len(removes), len(held), sum(held[name] for name in removes))
+            return count
 
-    def search(self, pseudonym: str, check: Check = lambda: None) -> SearchCount:
+    def search(
+        self, pseudonym: str, check: Check = lambda: None, *, files: Collection[str] | None = None
+    ) -> SearchCount:
         """Search every object under the table's folder, the log and unreferenced files included.
+
+        What ``erase`` or a search that was stopped has found to be without the subject, and was not written since, counts
+        without being read again.
+
+        Args:
+            pseudonym: the subject.
+            check: called between objects; raises to stop.
+            files: the data files to search; all by default. Others are of appends that came later.
 
         Raises:
             DataLossError: a sealed file cannot be opened, so nothing can be said of it.
         """
-        with self._lock:
-            hits = searched = 0
-            for name in self._folder.objects():
-                check()
-                hits += search.count_in_object(self._folder, name, self._ring, pseudonym)
-                searched += 1
-            return SearchCount(searched, hits)
+        without = self._searched.of(pseudonym)
+        hits = searched = 0
+        for name, written in self._folder.objects().items():
+            if files is not None and is_data_file(name) and name not in files:
+                continue
+            check()
+            if without.get(name) != written:
+                try:
+                    found = search.count_in_object(self._folder, name, self._ring, pseudonym)
+                except (FileNotFoundError, AbortedError):
+                    continue  # deleted since it was listed
+                hits += found
+                if not found:
+                    without[name] = written
+            searched += 1
+        self._searched.forget(pseudonym)
+        return SearchCount(searched, hits)
 
     def clean(self, *, older_than: timedelta, now: datetime | None = None) -> int:
         """Delete data files that no version lists, as an append leaves them that died before its commit.
@@ -211,26 +237,3 @@ class LakeTable:
         name = new_data_file()
         size = sealed_file.write(self._folder, name, rows, self._layout, self._ring)
         return DataFile(name, size, rows.num_rows)
-
-    def _files_holding(self, pseudonym: str, check: Check) -> dict[str, int]:
-        """Return the data files that hold the pseudonym with their number of such rows, 0 for unreadable orphans."""
-        held: dict[str, int] = {}
-        referenced = self._log.referenced()
-        for name in self._folder.data_files():
-            check()
-            try:
-                rows = search.count_in_sealed(self._folder, name, self._ring, pseudonym)
-            except DataLossError:
-                if name in referenced:
-                    raise
-                # Cut short by a crash: nobody can open it, no version needs it, so it goes too.
-                held[name] = 0
-                continue
-            if rows:
-                held[name] = rows
-        return held
-
-    def _without(self, name: str, pseudonym: str) -> pa.Table:
-        with sealed_file.opened(self._folder, check_data_file(name), self._ring) as file:
-            rows = sealed_file.strip(file.read(columns=self._layout.schema.names))
-        return rows.filter(pc.invert(search.rows_holding(rows, pseudonym))).cast(self._layout.schema)

@@ -4,7 +4,7 @@ One machine: SQLCipher (``open_database``), one encrypted file and one process p
 (``open_postgres``), one schema per service, over verified TLS alone. Stores are written once and behave alike on both:
 
 1. sessions of a service take turns, over all replicas, so what a session reads cannot change before it writes;
-2. reading sessions see one state and never wait for writers;
+2. reading sessions see one state and never wait for writers, save while ``Database.scrub`` rewrites their table;
 3. text compares by its bytes;
 4. migrations run once, whole or not at all, before anything is served.
 """

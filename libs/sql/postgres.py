@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hedgerow.errors import FailedPreconditionError, InvalidArgumentError
+from hedgerow.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from libs.sql.database import Database, server_faults
 from libs.sql.migrate import is_current, migrate
 
@@ -133,16 +133,24 @@ def _password(file: Path | None, address: sa.URL) -> Callable[[], dict[str, str]
         return dict
 
     def read() -> dict[str, str]:
+        return {"password": file.read_text().strip()}
+
+    def read_later() -> dict[str, str]:
         try:
-            return {"password": file.read_text().strip()}
-        except OSError as error:
-            demand = "cannot be read"
-            raise InvalidArgumentError(
-                f"database_password_file {demand}", fields={"database_password_file": demand}
+            return read()
+        except (OSError, UnicodeError) as error:
+            raise UnavailableError(
+                "the password of the database cannot be read; try again", metadata={"dependency": "database"}
             ) from error
 
-    read()
-    return read
+    try:
+        read()
+    except (OSError, UnicodeError) as error:
+        demand = "cannot be read"
+        raise InvalidArgumentError(
+            f"database_password_file {demand}", fields={"database_password_file": demand}
+        ) from error
+    return read_later
 
 
 def _options(schema: str) -> dict[str, str]:

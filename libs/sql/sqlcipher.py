@@ -1,4 +1,4 @@
-"""SQLCipher (AES-256): one file, whose key is a data key that the secrets service unwraps, and one process."""
+"""SQLCipher (AES-256): one file, whose key is a data key that the secrets service unwraps, and one service."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ BUSY_MILLISECONDS = 5000
 _READING = "hedgerow_reading"
 
 
-def open_database(path: Path, key: bytes, migrations: Path) -> Database:
+def open_database(path: Path, key: bytes, migrations: Path, *, shared: bool = False) -> Database:
     """Open a SQLCipher file, made when missing, and bring its schema up to date.
 
     Args:
         path: the database file; created with mode 0600.
         key: 32 raw bytes.
         migrations: folder of the service's Alembic scripts (``versions/`` inside).
+        shared: whether the workers of one service open it beside each other; each of them must say so.
 
     Raises:
         DataLossError: the file does not open with this key.
@@ -34,7 +35,7 @@ def open_database(path: Path, key: bytes, migrations: Path) -> Database:
         raise ValueError("the key must have 32 bytes")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    lock = _lock(path)
+    lock = _lock(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
     def connect() -> Any:
         connection = sqlcipher.connect(
@@ -72,15 +73,17 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
-def _lock(path: Path) -> int:
-    """Take the file for this process until the descriptor is closed: two processes would each hold caches of their own.
+def _lock(path: Path, kind: int) -> int:
+    """Take the file for this process until the descriptor is closed, or for it and others that share it.
+
+    Two services would each hold caches of their own.
 
     Raises:
         FailedPreconditionError: another process has it.
     """
     descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         raise FailedPreconditionError(

@@ -1,19 +1,28 @@
 """Use cases that take long: building a training set, and writing to the online store.
 
-Snapshots are opened while the caller waits, so that a refusal reaches the caller. The rest is a job, whose state is
-kept and streamed. A job that is stopped with the process is marked FAILED; one whose process dies, by the next start or
-by another replica. Asking again builds it anew.
+Rules:
+
+1. Snapshots are opened while the caller waits, so that a refusal reaches the caller. The rest is a job, whose state is
+   kept and streamed.
+2. A job holds a file from before it is kept as RUNNING until its end is kept too. So what is RUNNING and has no file that
+   a process holds is nobody's; it is marked FAILED, and asking again builds it anew.
+3. The end of a job is written until it is kept, however long the database is away, or until the process stops.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
-from collections.abc import Awaitable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 
-from hedgerow.errors import AlreadyExistsError, FailedPreconditionError, HedgerowError, NotFoundError
+from hedgerow.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    HedgerowError,
+    NotFoundError,
+    UnavailableError,
+)
 from libs.telemetry import fault_location, get_logger
 from services.features.computation import (
     Block,
@@ -41,7 +50,7 @@ from services.features.training_set import (
 )
 from services.features.training_set_files import TrainingSetFiles
 from services.features.view import FeatureService
-from services.features.workers import ChangeFeed, Jobs, Stop, Workers
+from services.features.workers import ChangeFeed, Jobs, Stop, Workers, pauses
 
 INTERRUPTED = "the features service stopped before it was done; ask for it again"
 log = get_logger()
@@ -87,8 +96,6 @@ class Builds:
         self._new_key = new_key
         self._feed = feed
         self._running = running
-        self._at_work: set[str] = set()
-        self._abandoned: set[str] = set()
         self._job_workers = job_workers
         self._read_workers = read_workers
         self._jobs = Jobs(max_jobs)
@@ -99,7 +106,7 @@ class Builds:
         await self._jobs.close()
         await asyncio.to_thread(self._job_workers.close)
         await asyncio.to_thread(self._read_workers.close)
-        await self._fail_all(self._at_work | self._abandoned)
+        await self.fail_abandoned()
 
     async def create_training_set(
         self, training_set_id: str, service_id: str, cutoffs: Sequence[Cutoff], asker: Asker, now_us: int
@@ -123,7 +130,6 @@ class Builds:
             raise invalid("training_set.cutoffs", "no purpose allows both the features and the label columns")
         with ExitStack() as stack:
             stack.enter_context(self._gate.job())
-            stack.enter_context(self._running.hold(f"trainingSets/{training_set_id}"))
             snapshots = await self._open(service, labels, asker)
             record = TrainingSetRecord(
                 training_set_id=training_set_id,
@@ -134,10 +140,22 @@ class Builds:
                 sources=tuple(f"{name}@{snapshot.version}" for name, snapshot in sorted(snapshots.items())),
                 create_us=now_us,
             )
+            return await self._jobs.begin(self._begin_set(record, service, labels, snapshots, stack.pop_all()))
+
+    async def _begin_set(
+        self,
+        record: TrainingSetRecord,
+        service: FeatureService,
+        labels: Sequence[LabelDefinition],
+        snapshots: dict[str, Snapshot],
+        held: ExitStack,
+    ) -> TrainingSetRecord:
+        with held:
+            held.enter_context(self._running.hold(record.name))
             kept = await asyncio.to_thread(self._store.add_training_set, record)
             if kept is record:
                 # The job keeps the gate open until its last write.
-                self._jobs.start(self._build(record, service, labels, snapshots, stack.pop_all()))
+                self._jobs.start(self._build(record, service, labels, snapshots, held.pop_all()))
         return kept
 
     async def create_materialization(self, service_id: str, as_of_us: int, asker: Asker) -> MaterializationRecord:
@@ -152,33 +170,30 @@ class Builds:
             stack.enter_context(self._gate.job())
             snapshots = await self._open(service, (), asker)
             record = MaterializationRecord(uuid.uuid4().hex, service_id, as_of_us)
-            stack.enter_context(self._running.hold(f"materializations/{record.materialization_id}"))
-            await asyncio.to_thread(self._store.add_materialization, record)
-            self._jobs.start(self._materialize(record, service, snapshots, stack.pop_all()))
+            await self._jobs.begin(self._begin_materialization(record, service, snapshots, stack.pop_all()))
         return record
 
+    async def _begin_materialization(
+        self, record: MaterializationRecord, service: FeatureService, snapshots: dict[str, Snapshot], held: ExitStack
+    ) -> None:
+        with held:
+            held.enter_context(self._running.hold(record.name))
+            await asyncio.to_thread(self._store.add_materialization, record)
+            self._jobs.start(self._materialize(record, service, snapshots, held.pop_all()))
+
     async def fail_abandoned(self) -> int:
-        """Mark what dead processes left RUNNING as FAILED, and return how much there was."""
-        names = await asyncio.to_thread(self._running.abandoned)
-        # Kept until it is done: the files that told of them are gone.
-        self._abandoned.update(names)
-        await self._fail_all(self._abandoned - self._at_work)
+        """Mark what is RUNNING and nobody works on as FAILED, and return how much there was."""
+        names = await asyncio.to_thread(self._fail_abandoned)
+        for name in names:
+            self._feed.notify(name)
         return len(names)
 
-    async def _fail_all(self, names: Collection[str]) -> None:
-        for name in sorted(names):
-            await asyncio.to_thread(self._fail, name)
-            self._abandoned.discard(name)
-            self._feed.notify(name)
-
-    def _fail(self, name: str) -> None:
-        collection, _, key = name.partition("/")
-        is_set = collection == "trainingSets"
-        load = self._store.training_set if is_set else self._store.materialization
-        update = self._store.update_training_set if is_set else self._store.update_materialization
-        with contextlib.suppress(NotFoundError):
-            if load(key).state is State.RUNNING:
-                update(key, state=State.FAILED, error=INTERRUPTED)
+    def _fail_abandoned(self) -> list[str]:
+        # First what is RUNNING: whoever begins or ends a job after that holds its file, or has kept its end.
+        running = self._store.running()
+        self._running.abandoned()
+        held = self._running.held()
+        return [each.name for each in running if each.name not in held and self._store.fail(each, INTERRUPTED)]
 
     async def offline(self, service: FeatureService, entities: Sequence[str], as_of_us: int, asker: Asker) -> Block:
         """Return the features of stored entity keys as of a time.
@@ -222,25 +237,20 @@ class Builds:
         async def work() -> None:
             key, wrapped = await self._new_key()
             await self._job_workers.run(
-                lambda stop: self._write_training_set(record, service, labels, snapshots, key, wrapped, stop)
+                lambda stop: self._write_training_set(record, service, labels, snapshots, key, wrapped, stop),
+                to_end=True,
             )
 
-        name = f"trainingSets/{record.training_set_id}"
-        with self._working(name, held):
-            error = await _outcome(work(), name)
-            if error:
-                await asyncio.to_thread(
-                    self._store.update_training_set, record.training_set_id, state=State.FAILED, error=error
-                )
-            self._feed.notify(name)
+        await self._carry_out(record, work(), held)
 
-    @contextlib.contextmanager
-    def _working(self, name: str, held: ExitStack) -> Iterator[None]:
-        self._at_work.add(name)
+    async def _carry_out(
+        self, record: TrainingSetRecord | MaterializationRecord, work: Awaitable[None], held: ExitStack
+    ) -> None:
+        """Do the work, which keeps its success itself, or keep why it failed."""
         with held:
-            yield
-        # Not so when it was cancelled: its end is then still to be recorded.
-        self._at_work.discard(name)
+            if error := await _outcome(work, record.name):
+                await _keep_failure(record.name, lambda: self._store.fail(record, error))
+            self._feed.notify(record.name)
 
     def _write_training_set(
         self,
@@ -255,13 +265,23 @@ class Builds:
         rows = build_training_set(service, labels, snapshots, stop, memory_limit_mib=self._memory)
         if not rows.num_rows:
             raise FailedPreconditionError("no entity has an outcome for any of the cut-offs; check times and horizons")
-        # File and record change together as far as an erasure can see.
-        with self._gate.writing() as erased:
-            kept = without(rows, erased)
-            self._files.write(record.training_set_id, key, wrapped, frames(kept))
-            self._store.update_training_set(
-                record.training_set_id, state=State.SUCCEEDED, row_count=kept.num_rows, digest=digest(kept)
-            )
+
+        is_written = False
+
+        def keep() -> None:
+            nonlocal is_written
+            # File and record change together as far as an erasure can see; the gate is left while the database is away.
+            with self._gate.writing() as erased:
+                kept = without(rows, erased)
+                # Once: who is erased from then on is taken out of the file by the erasure, which leaves the same rows.
+                if not is_written:
+                    self._files.write(record.training_set_id, key, wrapped, frames(kept))
+                    is_written = True
+                self._store.update_training_set(
+                    record.training_set_id, state=State.SUCCEEDED, row_count=kept.num_rows, digest=digest(kept)
+                )
+
+        _keep_success(record.name, keep, stop)
 
     async def _materialize(
         self,
@@ -270,12 +290,11 @@ class Builds:
         snapshots: dict[str, Snapshot],
         held: ExitStack,
     ) -> None:
-        name = f"materializations/{record.materialization_id}"
         loop = asyncio.get_running_loop()
 
         def progress(entities: int) -> None:
             self._store.update_materialization(record.materialization_id, entity_count=entities)
-            loop.call_soon_threadsafe(self._feed.notify, name)
+            loop.call_soon_threadsafe(self._feed.notify, record.name)
 
         def write(stop: Stop) -> None:
             done = materialize(
@@ -288,20 +307,43 @@ class Builds:
                 stop,
                 memory_limit_mib=self._memory,
             )
-            self._store.update_materialization(
-                record.materialization_id,
-                state=State.SUCCEEDED,
-                entity_count=done.entities,
-                rejected_count=done.rejected,
-            )
 
-        with self._working(name, held):
-            error = await _outcome(self._job_workers.run(write), name)
-            if error:
-                await asyncio.to_thread(
-                    self._store.update_materialization, record.materialization_id, state=State.FAILED, error=error
+            def keep() -> None:
+                self._store.update_materialization(
+                    record.materialization_id,
+                    state=State.SUCCEEDED,
+                    entity_count=done.entities,
+                    rejected_count=done.rejected,
                 )
-            self._feed.notify(name)
+
+            _keep_success(record.name, keep, stop)
+
+        await self._carry_out(record, self._job_workers.run(write, to_end=True), held)
+
+
+def _keep_success(name: str, keep: Callable[[], None], stop: Stop) -> None:
+    """Write until it is kept, in the thread that did the work: there the results that wait are bounded in number."""
+    for pause in pauses():
+        try:
+            keep()
+        except UnavailableError as error:
+            log.warning("job_end_not_kept", job=name, reason=error.reason)
+            stop.wait(pause)
+            stop()
+        else:
+            return
+
+
+async def _keep_failure(name: str, keep: Callable[[], object]) -> None:
+    """Write until it is kept, whatever is in the way."""
+    for pause in pauses():
+        try:
+            await asyncio.to_thread(keep)
+        except Exception as error:
+            log.warning("job_end_not_kept", job=name, error=type(error).__name__)
+            await asyncio.sleep(pause)
+        else:
+            return
 
 
 async def _outcome(work: Awaitable[None], name: str) -> str:

@@ -66,10 +66,10 @@ class HeldFiles:
             path.unlink(missing_ok=True)
             os.close(descriptor)
 
-    def any_held(self) -> bool:
-        """Whether any process holds a file."""
+    def held(self) -> set[str]:
+        """Return the names of the files that a process holds."""
         with self._lock.held():
-            return any(not is_free for _, is_free in self._files())
+            return {_name(path) for path, is_free in self._files() if not is_free}
 
     def abandoned(self) -> list[str]:
         """Return the names of the files that nobody holds any more, and remove them."""
@@ -77,7 +77,7 @@ class HeldFiles:
         with self._lock.held():
             for path, is_free in self._files():
                 if is_free:
-                    names.append(path.name.rpartition(".")[0].replace("=", "/"))
+                    names.append(_name(path))
                     path.unlink(missing_ok=True)
         return names
 
@@ -89,6 +89,10 @@ class HeldFiles:
                     yield path, _lock(descriptor)
                 finally:
                     os.close(descriptor)
+
+
+def _name(path: Path) -> str:
+    return path.name.rpartition(".")[0].replace("=", "/")
 
 
 def _lock(descriptor: int) -> bool:

@@ -32,6 +32,11 @@ class TrainingSetRecord:
     digest: str = ""
     error: str = ""
 
+    @property
+    def name(self) -> str:
+        """`trainingSets/{training_set}`."""
+        return f"trainingSets/{self.training_set_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class MaterializationRecord:
@@ -44,3 +49,8 @@ class MaterializationRecord:
     entity_count: int = 0
     rejected_count: int = 0
     error: str = ""
+
+    @property
+    def name(self) -> str:
+        """`materializations/{materialization}`."""
+        return f"materializations/{self.materialization_id}"

@@ -45,7 +45,7 @@ class SharedErasureGate(ErasureGate):
         finally:
             with self._state.held():
                 self._running.abandoned()
-                if not self._running.any_held():
+                if not self._running.held():
                     self._file.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -59,7 +59,7 @@ class SharedErasureGate(ErasureGate):
     def close_to(self, entity: str) -> None:
         """See `ErasureGate.close_to`."""
         with self._writes.held(), self._state.held():
-            if self._running.any_held():
+            if self._running.held():
                 nonce = secrets.token_bytes(_NONCE)
                 plaintext = json.dumps(sorted(self._read() | {entity})).encode()
                 write_private(self._file, nonce + self._cipher.encrypt(nonce, plaintext, _CONTEXT))

@@ -206,8 +206,7 @@ class FeaturesStore:
             row = session.execute(sa.select(table).where(table.c.id == materialization_id)).one_or_none()
         if row is None:
             raise _missing(f"materializations/{materialization_id}")
-        values = dict(row._mapping)
-        return MaterializationRecord(materialization_id=values.pop("id"), state=State(values.pop("state")), **values)
+        return _materialization(row)
 
     def update_materialization(self, materialization_id: str, **values: Any) -> None:
         """Change columns of a materialization."""
@@ -215,7 +214,7 @@ class FeaturesStore:
         with self._database.session() as session:
             session.execute(table.update().where(table.c.id == materialization_id).values(**values))
 
-    # ---- start-up
+    # ---- of both
 
     def materialized(self) -> dict[str, int]:
         """Return the newest as-of time, µs since 1970, of what was materialized, by feature service."""
@@ -227,6 +226,27 @@ class FeaturesStore:
         )
         with self._database.reading() as session:
             return {row.service_id: row.newest_us for row in session.execute(query)}
+
+    def running(self) -> list[TrainingSetRecord | MaterializationRecord]:
+        """Return what is RUNNING."""
+        with self._database.reading() as session:
+            sets = session.execute(sa.select(training_sets).where(training_sets.c.state == State.RUNNING)).all()
+            written = session.execute(
+                sa.select(materializations).where(materializations.c.state == State.RUNNING)
+            ).all()
+        return [*map(_training_set, sets), *map(_materialization, written)]
+
+    def fail(self, record: TrainingSetRecord | MaterializationRecord, error: str) -> bool:
+        """Mark work that was RUNNING as failed, and return whether it still was, and not already begun anew."""
+        if isinstance(record, TrainingSetRecord):
+            table = training_sets
+            same = sa.and_(table.c.id == record.training_set_id, table.c.create_us == record.create_us)
+        else:
+            table = materializations
+            same = table.c.id == record.materialization_id
+        change = table.update().where(same, table.c.state == State.RUNNING).values(state=State.FAILED, error=error)
+        with self._database.session() as session:
+            return bool(session.execute(change).rowcount)  # type: ignore[attr-defined]
 
     def fail_interrupted(self, error: str) -> int:
         """Mark the work that an earlier process left RUNNING as failed, and return how much there was."""
@@ -281,6 +301,11 @@ def _training_set(row: sa.Row[Any]) -> TrainingSetRecord:
         **lists,  # type: ignore[arg-type]
         **values,
     )
+
+
+def _materialization(row: sa.Row[Any]) -> MaterializationRecord:
+    values = dict(row._mapping)
+    return MaterializationRecord(materialization_id=values.pop("id"), state=State(values.pop("state")), **values)
 
 
 def _renamed(record: TrainingSetRecord | MaterializationRecord, id_field: str) -> dict[str, Any]:

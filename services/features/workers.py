@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -13,6 +13,18 @@ from hedgerow.errors import CallCancelledError, ResourceExhaustedError
 from libs.telemetry.pool import ObservedPool
 
 T = TypeVar("T")
+
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+def pauses() -> Iterator[float]:
+    """Yield how long to wait before each repetition, without end."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 class Stop:
@@ -24,6 +36,10 @@ class Stop:
     def set(self) -> None:
         """Ask the work to end."""
         self._event.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until the work is asked to end."""
+        self._event.wait(seconds)
 
     def __call__(self) -> None:
         """Raise CallCancelledError when the work was asked to end."""
@@ -40,8 +56,12 @@ class Workers:
         self._stops: dict[Future[Any], Stop] = {}
         self._lock = threading.Lock()
 
-    async def run(self, work: Callable[[Stop], T]) -> T:
+    async def run(self, work: Callable[[Stop], T], *, to_end: bool = False) -> T:
         """Run work in a thread and return its result; cancelling the caller asks the work to end.
+
+        Args:
+            work: is given what to call now and then.
+            to_end: a caller who is cancelled waits until the work has ended.
 
         Raises:
             ResourceExhaustedError: as many tasks as allowed run or wait.
@@ -59,6 +79,9 @@ class Workers:
             return await asyncio.wrap_future(future)
         finally:
             stop.set()
+            if to_end and not future.done():
+                with contextlib.suppress(Exception):
+                    await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """Ask all work to end and wait until it has."""
@@ -79,6 +102,7 @@ class Jobs:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._tasks: set[asyncio.Task[None]] = set()
+        self._beginnings: set[asyncio.Task[Any]] = set()
 
     def check_room(self) -> None:
         """Refuse another job when as many as allowed run or wait.
@@ -89,6 +113,18 @@ class Jobs:
         if len(self._tasks) >= self._limit:
             raise ResourceExhaustedError(f"{self._limit} jobs run or wait; try again later", retry_after=5.0)
 
+    async def begin(self, beginning: Coroutine[Any, Any, T]) -> T:
+        """Do what comes between keeping a job and starting it, to its end also when the caller goes away meanwhile."""
+        task = asyncio.create_task(beginning)
+        self._beginnings.add(task)
+        task.add_done_callback(self._begun)
+        return await asyncio.shield(task)
+
+    def _begun(self, task: asyncio.Task[Any]) -> None:
+        self._beginnings.discard(task)
+        if not task.cancelled():
+            task.exception()  # asked for, since the caller who would be told may be gone
+
     def start(self, job: Coroutine[Any, Any, None]) -> None:
         """Start a job, which itself sees to its errors."""
         task = asyncio.create_task(job)
@@ -97,6 +133,8 @@ class Jobs:
 
     async def close(self) -> None:
         """Cancel all jobs and wait until they have ended."""
+        if self._beginnings:
+            await asyncio.wait(self._beginnings)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

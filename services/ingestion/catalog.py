@@ -44,7 +44,7 @@ class OpenDataset:
         table: its rows.
         quarantine: seals and searches the rows that broke the contract.
         pseudonym_key: of the contract's domain; empty when it has none.
-        changing: held while an append is finished or a subject erased, for the two stores must agree.
+        changing: held while an append is finished or a subject taken out, for the two stores must agree.
         gate: who was erased while an append is under way.
     """
 

@@ -58,6 +58,7 @@ def erase_subject(catalog: Catalog, domain: str, pseudonym: str, receipt: str, s
 
     Raises:
         CallCancelledError: ``stop`` raised it.
+        UnavailableError: the database keeps for now what was deleted from quarantine; call again.
     """
     lake, quarantine = StoreErasure("lake"), StoreErasure("quarantine")
     for dataset in catalog.store.datasets_in(domain):
@@ -67,10 +68,13 @@ def erase_subject(catalog: Catalog, domain: str, pseudonym: str, receipt: str, s
         except HedgerowError as error:
             lake.error = quarantine.error = f"datasets/{dataset.id}: {error.message}"
             continue
+        # From here on, no append that is under way and has not begun its commit brings the subject back; one that has
+        # holds ``changing``, and both stores are cleared while nobody does.
+        opened.gate.close_to(pseudonym)
+        _guarded(lake, opened, partial(_erase_lake, lake, opened, pseudonym, receipt, stop))
         with opened.changing:
-            opened.gate.close_to(pseudonym)
-            _guarded(lake, opened, partial(_erase_lake, lake, opened, pseudonym, receipt, stop))
             _guarded(quarantine, opened, partial(_erase_quarantine, quarantine, catalog, opened, pseudonym, stop))
+    catalog.store.scrub()
     return [lake, quarantine]
 
 
@@ -84,11 +88,11 @@ def _guarded(result: StoreErasure, opened: OpenDataset, erase: Callable[[], None
 
 
 def _erase_lake(result: StoreErasure, opened: OpenDataset, pseudonym: str, receipt: str, stop: Stop) -> None:
-    erased = opened.table.erase(pseudonym, receipt, stop)
+    erased = opened.table.erase(pseudonym, receipt, stop, closed=opened.changing)
     result.objects_rewritten += erased.objects_rewritten
     result.objects_destroyed += erased.objects_destroyed
     result.rows_erased += erased.rows_erased
-    found = opened.table.search(pseudonym, stop)
+    found = opened.table.search(pseudonym, stop, files=erased.files)
     result.objects_searched += found.objects_searched
     result.remaining_hits += found.hits
 

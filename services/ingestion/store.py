@@ -6,11 +6,13 @@ here. What a crash leaves invisible is settled at the next start by asking the l
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-import sqlalchemy.orm
+from sqlalchemy.orm import Session
 
 from hedgerow.errors import AlreadyExistsError, NotFoundError, ResourceExhaustedError
 from libs.sql import Database
@@ -58,6 +60,9 @@ class IngestionStore:
     def __init__(self, database: Database, *, max_datasets: int) -> None:
         self._database = database
         self._max_datasets = max_datasets
+        self._counting = threading.Lock()
+        # What an earlier process deleted, it may not have scrubbed.
+        self._deletions, self._scrubbed = 1, 0
 
     # ---- datasets
 
@@ -126,8 +131,8 @@ class IngestionStore:
 
     def begin_append(self, dataset_id: str, request_id: str, rows: Sequence[SealedRow], *, now_us: int) -> None:
         """Write an append and its quarantined rows, invisible; an unfinished one of the same id is replaced."""
-        with self._database.session() as session:
-            _remove(session, dataset_id, request_id)
+        with self._undone(), self._database.session() as session:
+            self._remove(session, dataset_id, request_id)
             session.execute(
                 appends.insert().values(
                     dataset_id=dataset_id,
@@ -167,7 +172,7 @@ class IngestionStore:
     def discard_append(self, dataset_id: str, request_id: str) -> None:
         """Remove an unfinished append and its quarantined rows."""
         with self._database.session() as session:
-            _remove(session, dataset_id, request_id)
+            self._remove(session, dataset_id, request_id)
 
     def unfinished_appends(self) -> list[tuple[str, str]]:
         """Return (dataset id, request id) of the appends that a crash left invisible."""
@@ -218,11 +223,46 @@ class IngestionStore:
             yield [(row.id, row.request_id, SealedRow(row.row_index, row.reason, row.content)) for row in rows]
 
     def delete_quarantined(self, ids: Sequence[int]) -> None:
-        """Delete quarantined rows; the database keeps nothing of what they held."""
-        with self._database.session() as session:
-            for start in range(0, len(ids), _CHUNK_ROWS):
-                session.execute(quarantine.delete().where(quarantine.c.id.in_(ids[start : start + _CHUNK_ROWS])))
-        self._database.scrub(quarantine.name)
+        """Delete quarantined rows; until ``scrub`` the database may keep what they held."""
+        if ids:
+            with self._database.session() as session:
+                for start in range(0, len(ids), _CHUNK_ROWS):
+                    self._delete(session, quarantine.c.id.in_(ids[start : start + _CHUNK_ROWS]))
+
+    def scrub(self) -> None:
+        """See to it that the database keeps nothing of the quarantined rows that were deleted, by whatever method.
+
+        Raises:
+            UnavailableError: it still does; call this again.
+        """
+        deletions = self._deletions
+        if self._scrubbed != deletions:
+            self._database.scrub(quarantine.name)
+            self._scrubbed = deletions
+
+    def _remove(self, session: Session, dataset_id: str, request_id: str) -> None:
+        """Remove an append that is not visible, its rows first."""
+        invisible = sa.exists().where(_is(dataset_id, request_id), ~appends.c.visible)
+        self._delete(session, quarantine.c.dataset_id == dataset_id, quarantine.c.request_id == request_id, invisible)
+        session.execute(appends.delete().where(_is(dataset_id, request_id), ~appends.c.visible))
+
+    def _delete(self, session: Session, *rows: sa.ColumnElement[bool]) -> None:
+        if session.execute(quarantine.delete().where(*rows)).rowcount:  # type: ignore[attr-defined]
+            # Before the transaction ends: a scrub that has seen the number waits for it to let go of the table.
+            self._count_deletion()
+
+    @contextlib.contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Rows of a transaction that fails were written too."""
+        try:
+            yield
+        except BaseException:
+            self._count_deletion()
+            raise
+
+    def _count_deletion(self) -> None:
+        with self._counting:
+            self._deletions += 1
 
 
 def _dataset(row: sa.Row[Any]) -> Dataset:
@@ -237,14 +277,3 @@ def _visible_rows() -> sa.FromClause:
     same_dataset = quarantine.c.dataset_id == appends.c.dataset_id
     same_request = quarantine.c.request_id == appends.c.request_id
     return quarantine.join(appends, sa.and_(same_dataset, same_request, appends.c.visible))
-
-
-def _remove(session: sa.orm.Session, dataset_id: str, request_id: str) -> None:
-    """Remove an append that is not visible, its rows first."""
-    invisible = sa.exists().where(_is(dataset_id, request_id), ~appends.c.visible)
-    session.execute(
-        quarantine.delete().where(
-            quarantine.c.dataset_id == dataset_id, quarantine.c.request_id == request_id, invisible
-        )
-    )
-    session.execute(appends.delete().where(_is(dataset_id, request_id), ~appends.c.visible))

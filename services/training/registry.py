@@ -136,7 +136,7 @@ class Registry:
         self._now_us = now_us
 
     async def register(self, candidate: Candidate) -> str:
-        """Seal, sign and keep a version, and return its name.
+        """Seal, sign and keep a version, by which its run has SUCCEEDED, and return its name.
 
         Raises:
             HedgerowError: as the secrets service does.

@@ -5,8 +5,10 @@ Rules:
 1. A run is kept before its request is answered; a repeated request finds it.
 2. At most ``waiting`` runs wait; one more is refused.
 3. A run that was cancelled, or left open by a process that ended, is closed as such; it never starts over by itself.
-4. From the moment its version is being registered a run can no longer be cancelled: there would be half a version.
-5. Rows and protected attributes live in memory for the length of the run.
+4. From the moment its version is being registered a run can no longer be cancelled: there would be half a version. It
+   has SUCCEEDED when the version is kept, by the same write.
+5. How else it ended is written until it is kept, however long the database is away, or until the service stops.
+6. Rows and protected attributes live in memory for the length of the run.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -38,6 +40,9 @@ from services.training.training_set import TrainingRows
 INTERRUPTED: Final = "the training service stopped before the run was done; ask for it again"
 BROKEN: Final = "the training service failed; give its operator the name of the run"
 RETRY_SECONDS: Final = 30.0
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+T = TypeVar("T")
 log = get_logger()
 
 
@@ -54,6 +59,19 @@ class Reads:
     source: Source
     data: Delegation
     fairness: Delegation
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """The run at work.
+
+    Attributes:
+        work: the run itself; cancelled to end it.
+        ending: waits for it and keeps how it ended; never cancelled.
+    """
+
+    work: asyncio.Task[str]
+    ending: asyncio.Task[None]
 
 
 class TrainingRuns:
@@ -85,7 +103,11 @@ class TrainingRuns:
         self._limits = limits
         self._now_us = now_us
         self._queue: asyncio.Queue[tuple[RunRecord, Reads]] = asyncio.Queue(waiting)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._at_work: dict[str, AtWork] = {}
+        self._beginnings: set[asyncio.Task[RunRecord]] = set()
+        # From before a run is kept until its end is.
+        self._known: set[str] = set()
+        self._closing = asyncio.Event()
         self._cancelled: set[str] = set()
         self._registering: set[str] = set()
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -94,20 +116,41 @@ class TrainingRuns:
         self._executor = ThreadPoolExecutor(1, "training-run")
 
     async def create(self, record: RunRecord, reads: Reads) -> RunRecord:
-        """Keep and queue a run, and return what is kept.
+        """Keep and queue a run, and return what is kept; a caller who goes away does not stop it half-way.
 
         Raises:
             ResourceExhaustedError: too many runs wait.
             AlreadyExistsError: as ``TrainingStore.add_run`` does.
         """
-        kept = await asyncio.to_thread(self._store.add_run, record)
-        if kept.run_id != record.run_id:
-            return kept
+        task = asyncio.create_task(self._keep_and_queue(record, reads))
+        self._beginnings.add(task)
+        task.add_done_callback(self._begun)
+        return await asyncio.shield(task)
+
+    def _begun(self, task: asyncio.Task[RunRecord]) -> None:
+        self._beginnings.discard(task)
+        if not task.cancelled():
+            task.exception()  # asked for, since the caller who would be told may be gone
+
+    async def _keep_and_queue(self, record: RunRecord, reads: Reads) -> RunRecord:
+        self._known.add(record.run_id)
         try:
-            self._queue.put_nowait((record, reads))
+            kept = await asyncio.to_thread(self._store.add_run, record)
+        except BaseException:
+            self._known.discard(record.run_id)
+            raise
+        if kept.run_id != record.run_id:
+            self._known.discard(record.run_id)
+            if kept.state is not RunState.QUEUED or kept.run_id in self._known:
+                return kept
+            # It was kept by a write whose answer was lost.
+            self._known.add(kept.run_id)
+        try:
+            self._queue.put_nowait((kept, reads))
         except asyncio.QueueFull:
             # Forgotten, so that the same request can be made again.
-            await asyncio.to_thread(self._store.discard_run, record.run_id)
+            self._known.discard(kept.run_id)
+            await self._until_kept(kept.run_id, functools.partial(self._store.discard_run, kept.run_id))
             raise ResourceExhaustedError(
                 f"{self._queue.maxsize} runs already wait; try again when one has ended", retry_after=RETRY_SECONDS
             ) from None
@@ -123,10 +166,11 @@ class TrainingRuns:
         record = await asyncio.to_thread(self._store.run, run_id)
         if record.state.ended or run_id in self._registering:
             raise _not_cancellable(record, "has ended" if record.state.ended else "is being registered as a version")
-        self._cancelled.add(run_id)
-        if (task := self._tasks.get(run_id)) is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if run_id in self._known:
+            self._cancelled.add(run_id)
+        if (at_work := self._at_work.get(run_id)) is not None:
+            at_work.work.cancel()
+            await asyncio.wait([at_work.ending])
         else:
             await self._close_run(run_id, RunState.CANCELLED)
         record = await asyncio.to_thread(self._store.run, run_id)
@@ -158,52 +202,55 @@ class TrainingRuns:
     async def work(self) -> None:
         """Carry out runs one after another, for the life of the process."""
         try:
-            while True:
+            while not self._closing.is_set():
                 record, reads = await self._queue.get()
-                if record.run_id in self._cancelled:
-                    self._cancelled.discard(record.run_id)
-                    continue
-                task = asyncio.create_task(self._carry_out(record, reads))
-                self._tasks[record.run_id] = task
-                task.add_done_callback(functools.partial(self._forget, record.run_id))
-                await asyncio.wait([task])
+                run_id = record.run_id
+                if run_id in self._cancelled:
+                    # Whoever cancelled it may have gone before that was kept.
+                    await self._close_run(run_id, RunState.CANCELLED)
+                else:
+                    work = asyncio.create_task(self._run(record, reads))
+                    ending = asyncio.create_task(self._end(record, work))
+                    self._at_work[run_id] = AtWork(work, ending)
+                    await asyncio.wait([ending])
+                    del self._at_work[run_id]
+                self._known.discard(run_id)
+                self._cancelled.discard(run_id)
         finally:
             self._executor.shutdown(wait=False)
 
     async def close(self) -> None:
-        """End the run at work; it is closed as interrupted."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    def _forget(self, run_id: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(run_id, None)
-        self._cancelled.discard(run_id)
+        """End the run at work; it is closed as interrupted, unless its version is being registered."""
+        self._closing.set()
+        for run_id, at_work in self._at_work.items():
+            if run_id not in self._registering:
+                at_work.work.cancel()
+        under_way: Sequence[asyncio.Task[Any]] = [
+            *self._beginnings,
+            *(at_work.ending for at_work in self._at_work.values()),
+        ]
+        if under_way:
+            await asyncio.wait(under_way)
 
     # ---- one run
 
-    async def _carry_out(self, record: RunRecord, reads: Reads) -> None:
+    async def _end(self, record: RunRecord, work: asyncio.Task[str]) -> None:
+        """Wait for a run and keep how it ended."""
+        await asyncio.wait([work])
         run_id = record.run_id
-        try:
-            version = await self._run(record, reads)
-            await self._close_run(run_id, RunState.SUCCEEDED, model_version=version)
-        except asyncio.CancelledError:
-            if run_id in self._cancelled:
-                await self._close_run(run_id, RunState.CANCELLED)
-            else:
-                await self._close_run(run_id, RunState.FAILED, error=INTERRUPTED)
-        except HedgerowError as error:
-            await self._close_run(run_id, RunState.FAILED, error=error.message)
-        except TrainingFailedError as error:
-            await self._close_run(run_id, RunState.FAILED, error=str(error))
-        except Exception as error:
-            log.error("training_run_broke", run=record.name, error=type(error).__name__, where=fault_location(error))
-            await self._close_run(run_id, RunState.FAILED, error=BROKEN)
+        if work.cancelled():
+            is_wanted = run_id in self._cancelled
+            state = RunState.CANCELLED if is_wanted else RunState.FAILED
+            await self._close_run(run_id, state, "" if is_wanted else INTERRUPTED)
+        elif (error := work.exception()) is None:
+            self._ended(run_id, RunState.SUCCEEDED)
+        else:
+            await self._close_run(run_id, RunState.FAILED, _why(record, error))
 
     async def _run(self, record: RunRecord, reads: Reads) -> str:
-        await self._move(record.run_id, RunState.TRAINING)
+        if not await asyncio.to_thread(self._store.set_state, record.run_id, RunState.TRAINING):
+            raise FailedPreconditionError(f"{record.name} has ended")
+        self._notify(record.run_id)
         rows = await self._features.rows(reads.source, reads.data)
         splits = await asyncio.to_thread(split_rows, rows, record.spec.seed)
         epochs: list[EpochMetrics] = []
@@ -279,15 +326,29 @@ class TrainingRuns:
 
     # ---- states
 
-    async def _move(self, run_id: str, state: RunState) -> None:
-        await asyncio.to_thread(self._store.set_state, run_id, state)
-        self._notify(run_id)
+    async def _close_run(self, run_id: str, state: RunState, error: str = "") -> None:
+        write = functools.partial(self._store.set_state, run_id, state, error=error, end_us=self._now_us())
+        if await self._until_kept(run_id, write):
+            self._ended(run_id, state)
+        else:
+            self._notify(run_id)  # it has ended otherwise, by a write whose answer was lost
 
-    async def _close_run(self, run_id: str, state: RunState, *, model_version: str = "", error: str = "") -> None:
-        end_us = self._now_us()
-        await asyncio.to_thread(
-            self._store.set_state, run_id, state, model_version=model_version, error=error, end_us=end_us
-        )
+    async def _until_kept(self, run_id: str, write: Callable[[], T]) -> T | None:
+        """Write until it is kept, whatever is in the way; None when the service stopped before it was."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            is_last = self._closing.is_set()
+            try:
+                return await asyncio.to_thread(write)
+            except Exception as error:
+                log.warning("training_run_not_kept", run=f"trainingRuns/{run_id}", error=type(error).__name__)
+            if is_last:
+                return None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _ended(self, run_id: str, state: RunState) -> None:
         self.counts.ended(state)
         log.info("training_run_ended", run=f"trainingRuns/{run_id}", state=state.value)
         self._notify(run_id)
@@ -295,6 +356,16 @@ class TrainingRuns:
     def _notify(self, run_id: str) -> None:
         for event in self._watchers.get(run_id, ()):
             event.set()
+
+
+def _why(record: RunRecord, error: BaseException) -> str:
+    """Return why a run failed, in words for its requester."""
+    if isinstance(error, HedgerowError):
+        return error.message
+    if isinstance(error, TrainingFailedError):
+        return str(error)
+    log.error("training_run_broke", run=record.name, error=type(error).__name__, where=fault_location(error))
+    return BROKEN
 
 
 def _not_cancellable(record: RunRecord, why: str) -> FailedPreconditionError:

@@ -107,15 +107,10 @@ class TrainingStore:
 
     def set_state(
         self, run_id: str, state: RunState, *, model_version: str = "", error: str = "", end_us: int = 0
-    ) -> None:
-        """Move a run that has not ended to a state."""
-        values = {"state": state.value, "model_version": model_version, "error": error, "end_us": end_us}
+    ) -> bool:
+        """Move a run that has not ended to a state, and return whether it had not."""
         with self._database.session() as session:
-            session.execute(
-                training_runs.update()
-                .where(training_runs.c.id == run_id, training_runs.c.state.in_(_OPEN))
-                .values(**values)
-            )
+            return _move(session, run_id, state, model_version=model_version, error=error, end_us=end_us)
 
     def add_epoch(self, run_id: str, epoch: EpochMetrics) -> None:
         """Append an epoch to a run."""
@@ -149,11 +144,13 @@ class TrainingStore:
             return number
 
     def add_version(self, record: VersionRecord) -> None:
-        """Keep a version under a number that was reserved."""
+        """Keep a version under a number that was reserved; its run has SUCCEEDED by it."""
         values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
         values["gates"] = [dataclasses.asdict(gate) for gate in record.gates]
+        run_id = record.training_run.rpartition("/")[2]
         with self._database.session() as session:
             session.execute(model_versions.insert().values(**values))
+            _move(session, run_id, RunState.SUCCEEDED, model_version=record.name, end_us=record.create_us)
 
     def version(self, model: str, label: str) -> VersionRecord:
         """Return a version by its number or an alias.
@@ -218,6 +215,15 @@ class TrainingStore:
 
 
 _OPEN = [state.value for state in RunState if not state.ended]
+
+
+def _move(
+    session: Session, run_id: str, state: RunState, *, model_version: str = "", error: str = "", end_us: int = 0
+) -> bool:
+    values = {"state": state.value, "model_version": model_version, "error": error, "end_us": end_us}
+    is_open = sa.and_(training_runs.c.id == run_id, training_runs.c.state.in_(_OPEN))
+    moved = session.execute(training_runs.update().where(is_open).values(**values))
+    return bool(moved.rowcount)  # type: ignore[attr-defined]
 
 
 def _number(session: Session, model: str, label: str) -> int:

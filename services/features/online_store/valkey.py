@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, cast
 
 import redis
@@ -157,17 +157,23 @@ class ValkeyOnlineStore:
 
     def _rewrite_files(self) -> int:
         """Have the server write its files anew from what it holds, and return how many kinds of files it keeps."""
-        persistence = self._info("persistence")
-        has_log = bool(persistence.get("aof_enabled"))
-        has_snapshot = persistence.get("rdb_saves") or (not has_log and persistence.get("rdb_last_load_keys_loaded"))
+        has_log = bool(self._info("persistence").get("aof_enabled"))
         if has_log:
             self._renew(self._client.bgrewriteaof, "aof_rewrite", "aof_last_bgrewrite_status")
-        if has_snapshot:
+        try:
+            # Always: the server does not say whether there is a snapshot from before its last start.
             self._renew(self._client.bgsave, "rdb_bgsave", "rdb_last_bgsave_status")
-        return has_log + bool(has_snapshot)
+        except _NotOfferedError:
+            return int(has_log)  # a provider took the command away; its snapshots are backups
+        return has_log + 1
 
     def _renew(self, start: Callable[[], object], kind: str, status: str) -> None:
-        """Start what writes a file anew, after one that is under way, which began before the keys were deleted."""
+        """Start what writes a file anew, after one that is under way, which began before the keys were deleted.
+
+        Raises:
+            FailedPreconditionError: the server does not let this user do so.
+            UnavailableError: it did not succeed.
+        """
         deadline = time.monotonic() + _REWRITE_SECONDS
         started = False
         while time.monotonic() < deadline:
@@ -175,15 +181,30 @@ class ValkeyOnlineStore:
             if persistence[f"{kind}_in_progress"] or persistence.get(f"{kind}_scheduled"):
                 time.sleep(_REWRITE_POLL_SECONDS)
             elif not started:
-                with suppress(redis.exceptions.ResponseError):  # another client was first to start one
-                    start()
-                    started = True
+                started = _started(start)
                 time.sleep(_REWRITE_POLL_SECONDS)
             elif persistence[status] == "ok":
                 return
             else:
                 break
         raise UnavailableError("the online store's server cannot write its files anew; look at its log and try again")
+
+
+class _NotOfferedError(FailedPreconditionError):
+    """The server does not know the command."""
+
+
+def _started(start: Callable[[], object]) -> bool:
+    demand = "an erasure needs BGREWRITEAOF and BGSAVE; let the online store's user run them"
+    try:
+        start()
+    except redis.exceptions.NoPermissionError as error:
+        raise FailedPreconditionError(demand) from error
+    except redis.exceptions.ResponseError as error:
+        if "unknown command" in str(error).lower():
+            raise _NotOfferedError(demand) from error
+        return False  # another client was first to start one
+    return True
 
 
 @contextmanager
@@ -194,6 +215,8 @@ def _typed() -> Iterator[None]:
     except redis.exceptions.OutOfMemoryError as error:
         raise ResourceExhaustedError("the online store is full; raise the maxmemory of its server") from error
     except redis.exceptions.AuthenticationError as error:
-        raise UnavailableError("the online store's server refuses the user or the password") from error
+        raise UnavailableError(
+            "the online store's password cannot be read, or its server refuses it or the user"
+        ) from error
     except redis.exceptions.RedisError as error:
         raise UnavailableError("the online store does not answer", metadata={"dependency": "online store"}) from error

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from redis.exceptions import AuthenticationError
+
 from hedgerow.errors import InvalidArgumentError
 
 _FILES = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
@@ -48,8 +50,15 @@ class ValkeyAddress:
         }
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """Return the password, and the user when there is one: what the client calls a credential provider."""
-        password = _read(self.password_file) if self.password_file else ""
+        """Return the password, and the user when there is one: what the client calls a credential provider.
+
+        Raises:
+            AuthenticationError: it cannot be read. The client lets go of a connection on errors of its own alone.
+        """
+        try:
+            password = self.password_file.read_text().strip() if self.password_file else ""
+        except (OSError, UnicodeError) as error:
+            raise AuthenticationError("the password cannot be read") from error
         return (self.user, password) if self.user else (password,)
 
 
@@ -90,16 +99,12 @@ def parse_address(url: str, password_file: Path | None) -> ValkeyAddress:
     if password_file is None and "ssl_certfile" not in query:
         raise _refused("online_password_file", "is needed, unless online_url names a client certificate")
     if password_file is not None:
-        _read(password_file)
+        try:
+            password_file.read_text()
+        except (OSError, UnicodeError) as error:
+            raise _refused("online_password_file", "cannot be read") from error
     user = unquote(parts.username or "")
     return ValkeyAddress(str(parts.hostname), port, int(path or 0), user, password_file, tuple(sorted(query.items())))
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise _refused("online_password_file", "cannot be read") from error
 
 
 def _refused(field: str, demand: str) -> InvalidArgumentError:

@@ -101,3 +101,6 @@ def test_quarantined_rows_are_listed_newest_first_and_deleted(store: IngestionSt
     ((first, last),) = store.quarantined_content("clients")
     assert (first[2], last[2]) == (ROWS[1], ROWS[2])
     store.delete_quarantined([])
+    store.scrub()
+    ((first, last),) = store.quarantined_content("clients")
+    assert (first[2], last[2]) == (ROWS[1], ROWS[2])

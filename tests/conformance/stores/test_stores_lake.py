@@ -208,6 +208,15 @@ def test_a_wrong_key_is_refused(seaweed_storage: Place, service: KeyService, tmp
     assert "wrong-secret" not in str(caught.value)
 
 
+def test_a_key_that_is_gone_later_is_no_fault_of_the_caller(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("secret")
+    storage = LakeStorage(access_key="key", secret_key_file=file)
+    file.unlink()
+    with pytest.raises(UnavailableError):
+        storage.folder("s3://bucket/lake")
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -81,7 +81,7 @@ def test_an_erasure_leaves_no_byte_of_the_key_in_the_files_of_the_server(
     erased_key, kept_key = Sealing(KEY).entity_keys(VIEW.view_id, ["a", "b"])
     sealed = raw.get(erased_key)
     assert sealed is not None
-    assert store.erase([VIEW.view_id], "a").objects_rewritten == 1
+    assert store.erase([VIEW.view_id], "a").objects_rewritten == 2
     assert occurrences(valkey.folder, erased_key) == occurrences(valkey.folder, sealed) == 0
     assert raw.exists(kept_key)
 
@@ -132,6 +132,57 @@ def test_a_server_of_another_authority_is_not_talked_to(address: ValkeyAddress, 
     stranger = tls_files(tmp_path / "tls").ca
     with pytest.raises(UnavailableError):
         ValkeyOnlineStore(replace(address, files=(("ssl_ca_certs", str(stranger)),)), Sealing(KEY))
+
+
+def test_a_password_that_cannot_be_read_for_a_while(address: ValkeyAddress, raw: redis.Redis, tmp_path: Path) -> None:
+    password_file = tmp_path / "password"
+    assert address.password_file is not None
+    password_file.write_text(address.password_file.read_text())
+    store = ValkeyOnlineStore(replace(address, password_file=password_file), Sealing(KEY))
+    try:
+        store._client.connection_pool.disconnect()
+        password_file.rename(tmp_path / "moved")
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match="password cannot be read"):
+                store.count()
+        (tmp_path / "moved").rename(password_file)
+        assert store.count() == 0
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("command", ["bgsave", "bgrewriteaof"])
+def test_a_user_who_may_not_have_files_rewritten_is_told_so(store: OnlineStore, raw: redis.Redis, command: str) -> None:
+    store.write(VIEW, ["a"], values([1.0, 2.0]), 500)
+    raw.execute_command("ACL", "SETUSER", "default", f"-{command}")
+    try:
+        with pytest.raises(FailedPreconditionError, match="BGREWRITEAOF and BGSAVE"):
+            store.erase([VIEW.view_id], "a")
+    finally:
+        raw.execute_command("ACL", "SETUSER", "default", f"+{command}")
+    assert store.erase([VIEW.view_id], "a").remaining == 0
+
+
+def test_an_erasure_reaches_a_snapshot_from_before_the_last_start(tmp_path: Path) -> None:
+    from tests.support.backing import tls_files
+
+    server = Valkey(tmp_path / "server", free_port(), tls_files(tmp_path / "tls"))
+    process = start(server, tmp_path)
+    there = parse_address(server.service_environment("features")["HEDGEROW_ONLINE_URL"], server.password_file)
+    store = ValkeyOnlineStore(there, Sealing(KEY))
+    (erased_key,) = Sealing(KEY).entity_keys(VIEW.view_id, ["a"])
+    try:
+        store.write(VIEW, ["a"], values([1.0, 2.0]), 500)
+        store._client.save()
+        stop(process)
+        process = start(server, tmp_path)
+        assert not store._info("persistence")["rdb_saves"]
+        assert occurrences(server.folder, erased_key)
+        assert store.erase([VIEW.view_id], "a").values == 1
+        assert occurrences(server.folder, erased_key) == 0
+    finally:
+        store.close()
+        stop(process)
 
 
 def test_values_survive_the_end_of_the_server(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from hedgerow.errors import AlreadyExistsError, NotFoundError
@@ -72,6 +74,20 @@ def test_version_numbers_are_never_given_twice(store: TrainingStore) -> None:
     assert store.models("", 10) == []
     store.add_version(version(2))
     assert [(model.model, model.latest) for model in store.models("", 10)] == [("credit", 2)]
+
+
+def test_a_version_and_the_success_of_its_run_are_kept_by_one_write(store: TrainingStore) -> None:
+    record = dataclasses.replace(version(1), training_run="trainingRuns/r1")
+    for name in ("r1", "r2"):
+        store.add_run(run(name))
+    store.next_number("credit")
+    store.add_version(record)
+    kept = store.run("r1")
+    assert (kept.state, kept.model_version, kept.end_us) == (RunState.SUCCEEDED, record.name, record.create_us)
+    assert store.run("r2").state is RunState.QUEUED
+    assert not store.set_state("r1", RunState.FAILED, error="late")
+    assert store.run("r1") == kept
+    assert store.set_state("r2", RunState.TRAINING)
 
 
 def test_versions_by_number_and_alias(store: TrainingStore) -> None:

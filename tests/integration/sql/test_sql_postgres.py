@@ -196,6 +196,60 @@ def test_what_a_reading_session_sees_does_not_change_and_cannot_be_changed(postg
     database.close()
 
 
+def test_a_scrub_leaves_no_byte_that_anyone_may_still_see(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that began before the deletion makes the server keep the rows: then it was no scrub."""
+    monkeypatch.setattr("libs.sql.database._SCRUB_PAUSES", (0.01,))
+    database, marker = open_training(postgres), b"marker-of-the-scrubbed"
+    statements: list[str] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    with database.session() as session:
+        session.execute(sa.text("INSERT INTO models VALUES (:id, 1)"), {"id": marker.decode()})
+    with database.reading() as older:
+        older.execute(sa.text("SELECT count(*) FROM model_aliases"))
+        with database.session() as session:
+            session.execute(sa.text("DELETE FROM models WHERE id = :id"), {"id": marker.decode()})
+        with pytest.raises(UnavailableError, match="an older transaction"):
+            database.scrub("models")
+        assert on_disk(postgres, marker)
+    database.scrub("models")
+    assert not on_disk(postgres, marker)
+    # A large table takes its time, which is nobody else's.
+    assert statements[-2:] == ["SET statement_timeout = 0", "VACUUM (FULL, VERBOSE) models"]
+    with database.reading() as session:
+        assert session.execute(sa.text("SHOW statement_timeout")).scalar_one() == "30s"
+    database.close()
+
+
+def on_disk(postgres: Postgres, marker: bytes) -> bool:
+    """Whether a table or index of the server has bytes, once all is written."""
+    url, password_file = administrators(postgres)
+    engine = sa.create_engine(
+        sa.make_url(url).set(drivername="postgresql+psycopg", password=password_file.read_text()),
+        isolation_level="AUTOCOMMIT",
+    )
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CHECKPOINT")
+    engine.dispose()
+    return any(marker in path.read_bytes() for path in (postgres.folder / "data" / "base").rglob("*") if path.is_file())
+
+
+def test_a_password_that_cannot_be_read_for_a_while(postgres: Postgres, tmp_path: Path) -> None:
+    url = postgres.service_environment("training")["HEDGEROW_DATABASE_URL"]
+    password_file = tmp_path / "password"
+    password_file.write_text(postgres.password_file("training").read_text())
+    database = open_postgres(url, password_file, MIGRATIONS, schema="training")
+    try:
+        database.engine.dispose()
+        password_file.rename(tmp_path / "moved")
+        with pytest.raises(UnavailableError, match="password"), database.reading() as session:
+            session.execute(sa.text("SELECT 1"))
+        (tmp_path / "moved").rename(password_file)
+        with database.reading() as session:
+            assert session.execute(sa.text("SELECT 1")).scalar_one() == 1
+    finally:
+        database.close()
+
+
 def test_a_server_that_goes_and_comes_back(tmp_path: Path) -> None:
     server = Postgres(tmp_path / "server", free_port(), tls_files(tmp_path / "tls"))
     process = start(server, tmp_path)

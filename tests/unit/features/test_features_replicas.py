@@ -30,12 +30,12 @@ def test_a_file_is_abandoned_when_its_process_is_killed_and_not_before(tmp_path:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        assert files.any_held()
+        assert files.held() == {"trainingSets/credit"}
         assert files.abandoned() == []
         holder.send_signal(signal.SIGKILL)
     finally:
         holder.communicate()
-    assert not files.any_held()
+    assert files.held() == set()
     assert files.abandoned() == ["trainingSets/credit"]
     assert files.abandoned() == []
 

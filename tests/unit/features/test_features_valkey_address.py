@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from redis.exceptions import AuthenticationError
 
 from hedgerow.errors import InvalidArgumentError
 from services.features.online_store.valkey_address import parse_address
@@ -61,6 +62,13 @@ def test_what_is_not_safe_is_refused(url: str, demand: str, password_file: Path,
         parse_address(url.replace("CA", str(ca)), password_file)
     assert list(caught.value.fields) == ["online_url"]
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_that_is_gone_later_is_no_fault_of_the_caller(password_file: Path, ca: Path) -> None:
+    address = parse_address(f"rediss://host?ssl_ca_certs={ca}", password_file)
+    password_file.unlink()
+    with pytest.raises(AuthenticationError, match="cannot be read"):
+        address.get_credentials()
 
 
 @pytest.mark.parametrize("file", [None, "missing"])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from hedgerow.errors import CallCancelledError, FailedPreconditionError, InvalidArgumentError
+from hedgerow.errors import CallCancelledError, FailedPreconditionError, InvalidArgumentError, UnavailableError
 from services.ingestion.append import Appending, AppendLimits, ByteBudget
 from services.ingestion.catalog import Catalog
+from services.ingestion.dataset import SealedRow
 from services.ingestion.erasure import check_subject, erase_subject
+from services.ingestion.store import IngestionStore
 from tests.unit.ingestion.ingestion_fixtures import (
     CONTRACT,
     Keys,
@@ -109,6 +113,94 @@ def test_an_append_under_way_does_not_bring_the_subject_back(catalog: Catalog) -
     # What is sent after the erasure is new data.
     append(catalog, "clients", table_of("anna"))
     assert erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)[0].rows_erased == 1
+
+
+def test_appends_go_on_while_the_subject_is_looked_for(catalog: Catalog) -> None:
+    """One that had begun leaves the subject out or is found; nothing of what it brought is left, nor counted as left."""
+    for _ in range(3):
+        append(catalog, "clients", table_of("anna", "bert"))
+    opened = catalog.open("clients")
+    request_id, limits, calls = str(uuid.uuid4()), AppendLimits(), 0
+    rows = table_of("anna", "carl", "anna", limit=pa.array([1, 1, -1], pa.int64()))
+    with Appending(catalog, opened, request_id, limits=limits, budget=ByteBudget(1 << 30)) as begun:
+        begun.add(ipc(rows))
+
+        def look_on() -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:  # the first comes before anyone was told of the erasure
+                done = begun.commit()
+                assert (done.row_count, done.quarantined_row_count) == (1, 0)
+                append(catalog, "clients", table_of("anna", "dora"))
+
+        lake, quarantine = erase_subject(catalog, "credit", subject("anna"), RECEIPT, look_on)
+    assert (lake.rows_erased, lake.remaining_hits, lake.error) == (3, 0, "")
+    assert (quarantine.rows_erased, quarantine.remaining_hits, quarantine.error) == (0, 0, "")
+    left = read(opened, keys_of(catalog), "client_id").column(0).to_pylist()
+    assert sorted(left) == sorted(subject(name) for name in ("bert", "bert", "bert", "carl", "dora"))
+
+
+def test_an_append_that_had_looked_before_the_subject_was_named_is_waited_for(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows of no erasure and holds the dataset: what it commits is found, in the lake and in quarantine."""
+    append(catalog, "clients", table_of("bert"))
+    looked, is_searched, go_on = threading.Event(), threading.Event(), threading.Event()
+    begin = IngestionStore.begin_append
+
+    def slowly(*args: Any, **options: Any) -> None:
+        looked.set()
+        assert go_on.wait(30)
+        begin(*args, **options)
+
+    def look_on() -> None:
+        if is_searched.is_set():  # the second time, when the subject has been named
+            go_on.set()
+        is_searched.set()
+
+    monkeypatch.setattr(IngestionStore, "begin_append", slowly)
+    rows = table_of("anna", "anna", limit=pa.array([1, -1], pa.int64()))
+    appending = threading.Thread(target=append, args=(catalog, "clients", rows))
+    appending.start()
+    try:
+        assert looked.wait(30)
+        lake, quarantine = erase_subject(catalog, "credit", subject("anna"), RECEIPT, look_on)
+    finally:
+        go_on.set()
+        appending.join()
+    assert (lake.rows_erased, lake.remaining_hits) == (1, 0)
+    assert (quarantine.rows_erased, quarantine.remaining_hits) == (1, 0)
+    assert catalog.open("clients").table.search(subject("anna")).hits == 0
+
+
+def test_the_database_is_scrubbed_once_per_erasure_and_only_after_deletions(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scrubbed: list[str] = []
+
+    def scrub(table: str) -> None:
+        scrubbed.append(table)
+        if len(scrubbed) == 2:
+            raise UnavailableError("an older transaction is open")
+
+    monkeypatch.setattr(catalog.store._database, "scrub", scrub)
+    # Once after a start, for a process before may have died between.
+    for _ in range(2):
+        erase_subject(catalog, "credit", subject("nobody"), RECEIPT, go_on)
+        assert scrubbed == ["quarantine"]
+    for dataset_id in ("clients", "statements"):
+        append(catalog, dataset_id, table_of("anna", limit=pa.array([-1], pa.int64())))
+    with pytest.raises(UnavailableError):
+        erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)
+    # The rows are gone from the tables, and what they held is not: that is not forgotten.
+    for _ in range(2):
+        _, quarantine = erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)
+        assert (quarantine.rows_erased, len(scrubbed)) == (0, 3)
+    # Rows of an append that did not end count too.
+    catalog.store.begin_append("clients", "r", [SealedRow(0, "a reason", b"x")], now_us=1)
+    catalog.store.discard_append("clients", "r")
+    erase_subject(catalog, "credit", subject("nobody"), RECEIPT, go_on)
+    assert len(scrubbed) == 4
 
 
 def test_a_subject_that_is_not_there(catalog: Catalog) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hedgerow.errors import CallCancelledError, DataLossError, FailedPreconditionError, UnavailableError
+from hedgerow.errors import AbortedError, CallCancelledError, DataLossError, FailedPreconditionError, UnavailableError
+from libs.lake import search
 from libs.lake.delta_log import DeltaLog
 from libs.lake.local_folder import LocalFolder
 from tests.unit.lake.lake_fixtures import KeyService, clients, make_table, read, rows
@@ -147,3 +151,112 @@ def test_plain_objects_are_searched_too(tmp_path: Path, service: KeyService) -> 
     (tmp_path / "clients" / "stray.txt").write_text(f"left behind: {SUBJECT}")
     found = table.search(SUBJECT)
     assert (found.objects_searched, found.hits) == (2, 1)
+
+
+def test_the_log_is_not_read_to_erase(tmp_path: Path, service: KeyService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only an unreadable file makes its names worth knowing; and then whoever waits can still go away."""
+    table = make_table(tmp_path, service)
+    for number in range(5):
+        table.append(rows(f"other{number}"), f"r{number}")
+    table.append(rows(SUBJECT), "r5")
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaLog, "referenced", lambda *_: 1 / 0)
+        assert table.erase(SUBJECT, RECEIPT).rows_erased == 1
+    checks = 0
+
+    def stop() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 3:
+            raise CallCancelledError("nobody waits")
+
+    with pytest.raises(CallCancelledError):
+        DeltaLog(LocalFolder((tmp_path / "clients").as_uri())).referenced(stop)
+
+
+def test_appends_go_on_while_the_subject_is_looked_for_and_none_slips_through(
+    tmp_path: Path, service: KeyService
+) -> None:
+    """What was appended before the table was closed goes too; what comes after is not in the files to search."""
+    table = make_table(tmp_path, service)
+    for number in range(3):
+        table.append(rows(f"other{number}", SUBJECT), f"r{number}")
+    is_closed = False
+    appended: list[int] = []
+
+    def append_meanwhile() -> None:
+        if not is_closed and len(appended) < 2:
+            appended.append(table.append(rows(f"late{len(appended)}", SUBJECT), f"late{len(appended)}").version)
+
+    @contextlib.contextmanager
+    def closed() -> Iterator[None]:
+        nonlocal is_closed
+        is_closed = True
+        yield
+
+    done = table.erase(SUBJECT, RECEIPT, append_meanwhile, closed=closed())
+    assert appended == [4, 5]
+    assert (done.objects_rewritten, done.rows_erased) == (5, 5)
+    table.append(rows("new", SUBJECT), "new")
+    assert table.search(SUBJECT, files=done.files).hits == 0
+    assert table.search(SUBJECT).hits == 1
+    assert clients(table, service) == sorted([*(f"other{i}" for i in range(3)), "late0", "late1", "new", SUBJECT])
+
+
+def test_an_erasure_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, service: KeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(tmp_path, service)
+    for number in range(6):
+        table.append(rows(f"other{number}"), f"r{number}")
+    table.append(rows(SUBJECT), "r6")
+    read: list[str] = []
+    count = search.count_in_sealed
+
+    def counted(folder: LocalFolder, name: str, *rest: Any) -> int:
+        read.append(name)
+        return count(folder, name, *rest)
+
+    def stop() -> None:
+        if len(read) == 4:
+            raise CallCancelledError("nobody waits")
+
+    monkeypatch.setattr(search, "count_in_sealed", counted)
+    with pytest.raises(CallCancelledError):
+        table.erase(SUBJECT, RECEIPT, stop)
+    done = table.erase(SUBJECT, RECEIPT)
+    assert (done.objects_destroyed, done.rows_erased) == (1, 1)
+    found = table.search(SUBJECT, files=done.files)
+    assert (found.hits, found.objects_searched) == (0, len(table._folder.objects()))
+    # Each file without the subject was read once, the one with it by both attempts at most.
+    assert len(read) <= 8
+    # A search of its own begins anew.
+    assert table.search(SUBJECT).hits == 0
+    assert len(read) >= 13
+
+
+def test_a_file_that_changed_since_is_read_again(tmp_path: Path, service: KeyService) -> None:
+    table = make_table(tmp_path, service)
+    table.append(rows("a"), "r1")
+    table.erase(SUBJECT, RECEIPT)
+    (live,) = (tmp_path / "clients").glob("part-*.parquet")
+    live.write_bytes(live.read_bytes()[:-20])
+    with pytest.raises(DataLossError):
+        table.search(SUBJECT)
+
+
+def test_an_erasure_that_fails_leaves_no_file_behind(
+    tmp_path: Path, service: KeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(tmp_path, service)
+    table.append(rows("a", SUBJECT), "r1")
+    before = set(table._folder.objects())
+
+    def lose(*args: object, **kwargs: object) -> None:
+        raise AbortedError("another process was first")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaLog, "commit", lose)
+        with pytest.raises(AbortedError):
+            table.erase(SUBJECT, RECEIPT)
+    assert set(table._folder.objects()) == before

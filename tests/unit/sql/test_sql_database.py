@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from hedgerow.errors import DataLossError
+from hedgerow.errors import DataLossError, FailedPreconditionError
 from libs.sql import open_database
 
 KEY = os.urandom(32)
@@ -56,6 +56,25 @@ def test_rows_survive_and_nothing_is_in_clear(tmp_path: Path) -> None:
     with database.session() as session:
         assert session.execute(sa.text("SELECT name FROM t1")).scalar_one() == "marker-person"
     database.close()
+
+
+def test_one_service_opens_it_and_its_workers_beside_each_other(tmp_path: Path) -> None:
+    path, scripts = tmp_path / "x.db", migrations(tmp_path / "m", "")
+    alone = open_database(path, KEY, scripts)
+    for shared in (False, True):
+        with pytest.raises(FailedPreconditionError):
+            open_database(path, KEY, scripts, shared=shared)
+    alone.close()
+    workers = [open_database(path, KEY, scripts, shared=True) for _ in range(2)]
+    with pytest.raises(FailedPreconditionError):
+        open_database(path, KEY, scripts)
+    for worker in workers:
+        with worker.session() as session:
+            session.execute(sa.text("INSERT INTO t1 (name) VALUES ('a')"))
+    for worker in workers:
+        with worker.reading() as session:
+            assert session.execute(sa.text("SELECT count(*) FROM t1")).scalar_one() == 2
+        worker.close()
 
 
 def test_another_key_is_refused(tmp_path: Path) -> None:
