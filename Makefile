@@ -35,7 +35,8 @@ $(STUBS): $(READY) $(PROTOS)
 
 stubs: $(STUBS) ## Generate the Python stubs from protos/.
 
-# There is no wheel of it. Debian's package is unpacked, not installed: that needs no root and starts no daemon.
+# There is no wheel of it. The package of Debian or Ubuntu is unpacked, not installed: that starts no daemon, and needs root only
+# where apt has no list of packages yet and must get one (`apt-get update`).
 $(PROMTOOL): | $(READY)
 	@mkdir -p $(VENV)/prometheus && cd $(VENV)/prometheus && get="apt-get -qq -o APT::Sandbox::User=root" \
 	  && { $$get download prometheus 2>/dev/null || { $$get update && $$get download prometheus; }; } \

@@ -31,8 +31,8 @@ from suite.supervisor import Supervisor
 from suite.unit import UnitError
 
 DOWN_SECONDS = 90.0
-
 FORMER_SECONDS = 3.0
+_PAGE = 4096
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,8 +85,10 @@ def _not_writable(folder: Path) -> str:
     """Return why the suite cannot keep anything in a folder; empty when it can."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
-            return ""
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # A full disk still makes empty files.
+            file.write(bytes(_PAGE))
+        return ""
     except OSError as error:
         return (
             f"the suite cannot write to {folder}: {error.strerror}. Name another folder with HEDGEROW_DIR=FOLDER, "
@@ -154,6 +156,9 @@ async def _supervise(config: SuiteConfig, folder: RunFolder, say: Callable[[str]
     except UnitError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"the suite cannot start: {error}", file=sys.stderr)
+        return 1
     finally:
         await suite.close()
     if supervisor.state.failure:
@@ -162,10 +167,13 @@ async def _supervise(config: SuiteConfig, folder: RunFolder, say: Callable[[str]
 
 
 def _progress(line: str, say: Callable[[str], None], config: SuiteConfig, started: float) -> None:
-    say(line)
     if line.split() == ["secrets", "serving"]:
         # From here on people can log in; whoever waits for the suite finds the context when it serves.
-        _save_context(config)
+        try:
+            _save_context(config)
+        except OSError as error:
+            say(f"the command line will not find the suite: context.json cannot be written ({error.strerror})")
+    say(line)
     if line.split() == ["suite", "serving"]:
         say(f"Started in {time.monotonic() - started:.1f} s.")
         for reach in _how_to_reach(config):
@@ -176,7 +184,7 @@ def _save_context(config: SuiteConfig) -> None:
     """Tell the command line where the suite is."""
     addresses = {service: config.address(service) for service in SERVICES}
     roots_pem = (config.folder / "trust" / "enrolment-ca.pem").read_bytes()
-    Context(config.folder, addresses, config.address("enrolment")).save(roots_pem)
+    Context(config.folder, addresses, config.address("enrolment"), config.trust_domain).save(roots_pem)
 
 
 def _how_to_reach(config: SuiteConfig) -> list[str]:

@@ -17,9 +17,6 @@ PROFILES: Mapping[str, Path] = {EMBEDDED: Path("var/local"), DISTRIBUTED: Path("
 REPLICATED = ("features", "inference")
 BACKING = ("postgres", "valkey", "seaweedfs")
 METRICS_OFFSET = 100
-LANED = ("features", "inference")
-"""Services with a second port on the fast lane."""
-LANE_OFFSET = 20
 SEAWEEDFS_PORTS = 10
 DEFAULT_PORTS: Mapping[str, int] = {
     "openbao": 7470,
@@ -72,7 +69,7 @@ class SuiteConfig:
         folder: where everything of this suite lives.
         profile: ``embedded``, or ``distributed``: on shared stores, with two replicas of the services in REPLICATED.
         trust_domain: SPIFFE trust domain.
-        ports: by use; metrics ports are ``METRICS_OFFSET`` above those of the services, lane ports ``LANE_OFFSET``.
+        ports: by use; metrics ports are ``METRICS_OFFSET`` above those of the services.
         vault: None for an OpenBao that the suite starts.
         environment: more variables for the services.
         services: which of the services to run, in the order of their start.
@@ -123,10 +120,6 @@ class SuiteConfig:
         """The Prometheus port of an instance."""
         return self.port(instance) + METRICS_OFFSET
 
-    def lane_port(self, instance: str) -> int | None:
-        """The second gRPC port of an instance, on the fast lane, or None for a service without one."""
-        return self.port(instance) + LANE_OFFSET if service_of(instance) in LANED else None
-
     def all_ports(self) -> dict[str, int]:
         """Every port that must be free, by use."""
         own = [] if self.vault else ["openbao", "openbao_cluster"]
@@ -135,8 +128,7 @@ class SuiteConfig:
         if "seaweedfs" in self.backing:
             more = range(1, SEAWEEDFS_PORTS)
             ports |= {f"seaweedfs (and {place} more)": self.ports["seaweedfs"] + place for place in more}
-        lanes = {f"{instance} lane": port for instance in self.instances if (port := self.lane_port(instance))}
-        return ports | lanes | {f"{use} metrics": self.ports[use] + METRICS_OFFSET for use in instances}
+        return ports | {f"{use} metrics": self.ports[use] + METRICS_OFFSET for use in instances}
 
 
 def service_of(instance: str) -> str:

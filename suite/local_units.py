@@ -74,6 +74,7 @@ class LocalSuite:
         return Unit(
             name=OPENBAO,
             command=self.openbao.command(),
+            folder=self.openbao.folder,
             environment={"PATH": os.environ.get("PATH", ""), "HOME": str(self._config.folder)},
             healthy=self._openbao_serves,
             log=self._log(OPENBAO),
@@ -114,8 +115,6 @@ class LocalSuite:
         ports = {"grpc": self._config.port(instance), "metrics": self._config.metrics_port(instance)}
         if name == "secrets":
             ports["enrolment"] = self._config.ports["enrolment"]
-        if lane := self._config.lane_port(instance):
-            ports["lane"] = lane
         first = [] if self._config.vault else [OPENBAO]
         return Unit(
             name=instance,
@@ -173,10 +172,11 @@ class LocalSuite:
                 traces = (config.service_folder(each) / "traces.jsonl" for each in config.instances)
                 variables["HEDGEROW_LOG_DIR"] = os.pathsep.join(map(str, (config.folder / "logs", *traces)))
             variables["HEDGEROW_ENROLMENT_TOKEN_FILE"] = str(config.folder / "run" / "tokens" / instance)
-        if lane := config.lane_port(instance):
-            variables["HEDGEROW_LANE_LISTEN"] = f"127.0.0.1:{lane}"
         if config.profile == DISTRIBUTED and name in REPLICATED:
             variables["HEDGEROW_SHARED_DIR"] = str(config.shared_folder(name))
+        elif name == "features":
+            # A number of workers in our own environment is for inference here: LMDB has one.
+            variables["HEDGEROW_WORKERS"] = "1"
         python_path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         stores = self.stores.environment(name)
         return {**os.environ, "PYTHONPATH": python_path, **stores, **config.environment, **variables}

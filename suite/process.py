@@ -36,13 +36,26 @@ class Process:
         self._loop.add_reader(output, self._on_output)
 
     @classmethod
-    def start(cls, command: Sequence[str], environment: Mapping[str, str], log: LogFile) -> Process:
-        """Start a command in a session of its own, so that a Ctrl-C in the terminal reaches the supervisor alone."""
+    def start(
+        cls, command: Sequence[str], environment: Mapping[str, str], log: LogFile, folder: Path | None = None
+    ) -> Process:
+        """Start a command in a session of its own, so that a Ctrl-C in the terminal reaches the supervisor alone.
+
+        Args:
+            command: what to run.
+            environment: its whole environment.
+            log: for what it prints.
+            folder: where it runs; where the supervisor does by default.
+
+        Raises:
+            OSError: there is no room for another process.
+        """
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
             popen = subprocess.Popen(  # noqa: S603 - the command of a unit
                 [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command],
                 env=dict(environment),
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=writer,
                 stderr=writer,
@@ -53,7 +66,14 @@ class Process:
             raise
         finally:
             os.close(writer)
-        return cls(popen, reader, log)
+        try:
+            return cls(popen, reader, log)
+        except OSError:
+            # Nobody would know of it.
+            popen.kill()
+            popen.wait()
+            os.close(reader)
+            raise
 
     @property
     def pid(self) -> int:
@@ -99,7 +119,9 @@ class Process:
         except BlockingIOError:
             return
         if content:
-            self._log.write(content)
+            # A full disk costs lines of a log, not the service.
+            with contextlib.suppress(OSError):
+                self._log.write(content)
         else:
             self.drop_output()
 

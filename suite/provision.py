@@ -14,7 +14,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from hedgerow.identity import IdentityFolder
+from hedgerow.identity import TRUST_DOMAIN, IdentityFolder
 from hedgerow.private_file import write_private
 from libs.authz import compile_bundle, encode_bundle
 from services.secrets.attestation import RECORD_PREFIX
@@ -92,14 +92,18 @@ class Provisioner:
 
     # Policies ---------------------------------------------------------------------------------------------------------
 
+    def _named(self, file: Path) -> str:
+        """Return a file of policies with the names of this suite's trust domain."""
+        return file.read_text().replace(f"spiffe://{TRUST_DOMAIN}/", f"spiffe://{self._config.trust_domain}/")
+
     def _policy_bundles(self) -> None:
         """Give each instance the bundle in ``deploy/policies`` when it has none, or when those files have changed.
 
         A changed file makes a bundle with a version above all that are there, so that it also replaces what governance
         has published since.
         """
-        policies = "\n".join(file.read_text() for file in sorted(self._policies.glob("*.cedar")))
-        principals = json.loads((self._policies / "principals.json").read_text())
+        policies = "\n".join(self._named(file) for file in sorted(self._policies.glob("*.cedar")))
+        principals = json.loads(self._named(self._policies / "principals.json"))
         digest = hashlib.sha256(encode_bundle(0, policies, principals)).hexdigest()
         stamp = self._trust / "policy-source.sha256"
         bundles = {instance: self._bundle_file(instance) for instance in self._instances}

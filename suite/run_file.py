@@ -1,7 +1,8 @@
 """What a running supervisor leaves for ``status`` and ``down``: who it is and how its services do.
 
 ``run/suite.json`` is replaced in one rename at each change. ``run/lock`` is held for life, so that there is one supervisor
-per folder; the kernel releases it whatever happens.
+per folder; the kernel releases it whatever happens. A copy of a folder holds the state of the original, whose processes are
+none of the copy's: so the state names the folder that it was written in.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class RunState:
         failure: in words, when the phase is ``failed``.
         ports: of the running suite, by use, whatever the configuration says now.
         profile: of the running suite, likewise.
+        folder: which folder it was written in; a move on its file system leaves that as it is, a copy is another one.
         services: by name, in the order of their start; the replicas of a service and the backing services among them.
     """
 
@@ -61,6 +63,7 @@ class RunState:
     failure: str = ""
     ports: dict[str, int] = field(default_factory=dict)
     profile: str = "embedded"
+    folder: str = ""
     services: dict[str, ServiceState] = field(default_factory=dict)
 
     def is_alive(self) -> bool:
@@ -89,14 +92,26 @@ class RunFolder:
         return True
 
     def write(self, state: RunState) -> None:
-        """Replace the state."""
+        """Replace the state.
+
+        Raises:
+            OSError: such as a full disk; the former state is still there.
+        """
+        state.folder = self._identity()
         write_private(self._file, json.dumps(asdict(state), indent=1).encode())
 
     def read(self) -> RunState | None:
-        """Return the last state, of a supervisor that may be gone; None when there never was one."""
+        """Return the last state, of a supervisor that may be gone; None when there never was one in this very folder."""
         try:
             content = json.loads(self._file.read_text())
         except FileNotFoundError:
             return None
+        # One from before folders were named is taken for ours: its supervisor may still run.
+        if content.get("folder", "") not in ("", self._identity()):
+            return None
         services = {name: ServiceState(**fields) for name, fields in content.pop("services").items()}
         return RunState(**content, services=services)
+
+    def _identity(self) -> str:
+        found = self.folder.stat()
+        return f"{found.st_dev}:{found.st_ino}"

@@ -1,9 +1,14 @@
-"""Keeps units running: starts them in order, restarts what crashes, stops them in reverse, leaves nothing behind."""
+"""Keeps units running: starts them in order, restarts what crashes, stops them in reverse, leaves nothing behind.
+
+Once they run, nothing that fails around them ends them: a full disk costs the state that ``status`` reads and lines for a
+person, and a process that cannot be started counts as one that crashed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import signal
@@ -37,6 +42,7 @@ class Supervisor:
         *,
         ports: Mapping[str, int] | None = None,
         say: Callable[[str], None] = lambda line: None,
+        upkeep_seconds: float = UPKEEP_SECONDS,
     ) -> None:
         """Prepare.
 
@@ -45,10 +51,17 @@ class Supervisor:
             folder: locked by the caller.
             ports: of the suite, for ``status``.
             say: tells a person what happens, a line at a time.
+            upkeep_seconds: between two rounds of what units want done now and then.
+
+        Raises:
+            OSError: a log cannot be opened.
         """
         self._units = list(units)
         self._folder = folder
         self._say = say
+        self._upkeep_seconds = upkeep_seconds
+        self._is_unwritten = False
+        self._neglected: set[str] = set()
         self._ready = {unit.name: asyncio.Event() for unit in units}
         self._stopped = asyncio.Event()
         self._gave_up = asyncio.Event()
@@ -61,20 +74,24 @@ class Supervisor:
             self.state.services[unit.name] = ServiceState(since=time.time(), ports=dict(unit.ports), log=str(unit.log))
 
     async def run(self) -> int:
-        """Start everything, keep it running until a signal, stop everything; return the exit code."""
+        """Start everything, keep it running until a signal, stop everything; return the exit code.
+
+        Raises:
+            OSError: not even the state can be written, or the guard started; nothing else was.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.stop)
         self._folder.write(self.state)
         guard, will = _start_guard(self.state.run)
-        keepers = {unit.name: asyncio.create_task(self._keep(unit), name=unit.name) for unit in self._units}
+        keepers = {unit.name: self._keeper(unit) for unit in self._units}
         try:
             if await self._started():
                 self._set_phase("serving")
                 await self._upkeep()
             failed = bool(self.state.failure)
             self.state.phase = "stopping"
-            self._folder.write(self.state)
+            self._write()
             await self._stop_all(keepers)
             self._set_phase("failed" if failed else "stopped")
             return 1 if failed else 0
@@ -109,15 +126,37 @@ class Supervisor:
             await event.wait()
 
     async def _upkeep(self) -> None:
-        """Until the stop: what units want done now and then."""
+        """Until the stop: what units want done now and then, and the state where it could not be written before."""
         while not self._stopped.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(UPKEEP_SECONDS):
+                async with asyncio.timeout(self._upkeep_seconds):
                     await self._stopped.wait()
+            if self._is_unwritten:
+                self._write()
             for unit in self._units:
                 process = self._processes.get(unit.name)
                 if unit.upkeep is not None and process is not None:
-                    await asyncio.to_thread(unit.upkeep, process.pid)
+                    await self._tend(unit, unit.upkeep, process.pid)
+
+    async def _tend(self, unit: Unit, upkeep: Callable[[int], None], pid: int) -> None:
+        """Do one unit's upkeep; say so when it begins to fail."""
+        (error,) = await asyncio.gather(asyncio.to_thread(upkeep, pid), return_exceptions=True)
+        if error is None:
+            self._neglected.discard(unit.name)
+        elif unit.name not in self._neglected:
+            self._neglected.add(unit.name)
+            self._tell(f"{unit.name:<12} its upkeep fails, and is tried again: {error}")
+
+    def _keeper(self, unit: Unit) -> asyncio.Task[None]:
+        keeper = asyncio.create_task(self._keep(unit), name=unit.name)
+        keeper.add_done_callback(functools.partial(self._on_keeper_end, unit))
+        return keeper
+
+    def _on_keeper_end(self, unit: Unit, keeper: asyncio.Task[None]) -> None:
+        error = None if keeper.cancelled() else keeper.exception()
+        if error is not None:
+            asyncio.get_running_loop().call_exception_handler({"message": f"keeping {unit.name}", "exception": error})
+            self._give_up(unit, f"cannot be kept running: {error!r}")
 
     async def _keep(self, unit: Unit) -> None:
         """Keep one unit running."""
@@ -150,7 +189,12 @@ class Supervisor:
         except (UnitError, HedgerowError, OSError) as error:
             return 1, f"cannot be prepared: {error}"
         marks = {RUN_VARIABLE: self.state.run, UNIT_VARIABLE: unit.name}
-        process = Process.start(unit.command, {**unit.environment, **marks}, self._logs[unit.name])
+        try:
+            process = Process.start(
+                unit.command, {**unit.environment, **marks}, self._logs[unit.name], folder=unit.folder
+            )
+        except OSError as error:
+            return 1, f"cannot be started: {error}"
         self._processes[unit.name] = process
         self.state.services[unit.name].pid = process.pid
         try:
@@ -165,23 +209,34 @@ class Supervisor:
             code = await asyncio.shield(process.ended)
             return code, _in_words(code)
         finally:
+            # It has ended, unless the keeper did first: then nobody would end it before everything stops.
+            process.signal(signal.SIGKILL)
             del self._processes[unit.name]
             process.drop_output()
 
     async def _until_healthy(self, unit: Unit, process: Process) -> str:
         """Return when the process serves or has ended; in words why it must be ended otherwise."""
         deadline = time.monotonic() + unit.start_seconds
-        try:
-            while process.exit_code is None and not self._stopped.is_set() and not await unit.healthy():
-                if time.monotonic() > deadline:
-                    return f"did not become healthy within {unit.start_seconds:g} s"
-                await asyncio.wait([process.ended], timeout=PROBE_SECONDS)
-        except UnitError as error:
-            return str(error)
+        while process.exit_code is None and not self._stopped.is_set():
+            why = ""
+            try:
+                if await unit.healthy():
+                    break
+            except UnitError as error:
+                return str(error)
+            except (HedgerowError, OSError) as error:
+                # It cannot be asked just now.
+                why = f": {error}"
+            if time.monotonic() > deadline:
+                return f"did not become healthy within {unit.start_seconds:g} s{why}"
+            await asyncio.wait([process.ended], timeout=PROBE_SECONDS)
         return ""
 
     def _give_up(self, unit: Unit, words: str) -> None:
-        tail = "".join(f"\n    {line[:300]}" for line in self._logs[unit.name].tail(TAIL_LINES))
+        lines: list[str] = []
+        with contextlib.suppress(OSError):
+            lines = self._logs[unit.name].tail(TAIL_LINES)
+        tail = "".join(f"\n    {line[:300]}" for line in lines)
         service = self.state.services[unit.name]
         failure = f"{unit.name} {words}; given up after {service.restarts + 1} starts. Its log, {unit.log}, ends:{tail}"
         self._enter(unit, "failed", failure)
@@ -217,14 +272,29 @@ class Supervisor:
         service.phase, service.since = phase, time.time()
         if phase == "stopped":
             service.pid = 0
-        self._folder.write(self.state)
+        self._write()
         if phase != "starting":
-            self._say(f"{unit.name:<12} {phase}{': ' + words if words else ''}")
+            self._tell(f"{unit.name:<12} {phase}{': ' + words if words else ''}")
 
     def _set_phase(self, phase: str) -> None:
         self.state.phase = phase
-        self._folder.write(self.state)
-        self._say(f"suite        {phase}")
+        self._write()
+        self._tell(f"suite        {phase}")
+
+    def _write(self) -> None:
+        """Write the state down where that can be done; say so when it begins to fail."""
+        try:
+            self._folder.write(self.state)
+            self._is_unwritten = False
+        except OSError as error:
+            if not self._is_unwritten:
+                self._is_unwritten = True
+                self._tell(f"suite        `status` is out of date: its state cannot be written ({error.strerror})")
+
+    def _tell(self, line: str) -> None:
+        # What it goes to may be a file on a full disk, or a pipe whose reader is gone.
+        with contextlib.suppress(OSError):
+            self._say(line)
 
 
 def _start_guard(run: str) -> tuple[subprocess.Popen[bytes], int]:

@@ -29,6 +29,7 @@ class Unit:
         tier: units of a higher tier are stopped first.
         prepare: called before each start with the number of the attempt, from 1; may raise UnitError.
         upkeep: called now and then with the pid while it runs; blocks shortly.
+        folder: where it runs, made by ``prepare``; where the supervisor does by default.
         ports: by use, for people.
         start_seconds: how long a start may take.
         stop_seconds: how long a stop may take before it is killed.
@@ -43,6 +44,7 @@ class Unit:
     tier: int = 0
     prepare: Callable[[int], Awaitable[None]] = nothing
     upkeep: Callable[[int], None] | None = None
+    folder: Path | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
     start_seconds: float = 60.0
     stop_seconds: float = 25.0

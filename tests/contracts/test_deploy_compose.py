@@ -66,6 +66,17 @@ def test_every_port_is_published_on_the_loopback_alone(project: dict[str, Any]) 
     assert sharing == {"openbao", "prepare", "secrets"}
 
 
+def test_openbao_runs_where_it_may_write_its_audit_log(project: dict[str, Any]) -> None:
+    (path,) = re.findall(r"file_path = (\S+)", (FOLDER.parent / "openbao" / "openbao.hcl.tmpl").read_text())
+    assert path == "$audit_file"
+    openbao = project["services"]["openbao"]
+    (config,) = [word.partition("=")[2] for word in openbao["entrypoint"] if word.startswith("-config=")]
+    writable = {mount["target"] for mount in openbao["volumes"] if not mount.get("read_only")}
+    # The path is relative, so that the folder may be moved.
+    assert openbao["working_dir"] == str(Path(config).parent)
+    assert openbao["working_dir"] in writable
+
+
 def test_images_have_a_version(project: dict[str, Any]) -> None:
     for name, service in project["services"].items():
         assert re.fullmatch(r"[a-z]+/[a-z]+:(dev|v?\d+\.\d+\.\d+)", service["image"]), name

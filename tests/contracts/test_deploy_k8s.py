@@ -16,9 +16,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
-from libs.telemetry import CallMetrics
 from suite.config import DEFAULT_PORTS, METRICS_OFFSET, SERVICES
 from tests.contracts.test_deploy_compose import CONFIGS
 
@@ -26,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "k8s"
 VERSIONS = ("1.35", "1.36", "1.37")
 OVERLAYS = ("kind", "eks", "aks", "gke")
-COMPONENTS = ("autoscaling", "keda")
 MARGIN_SECONDS = 15
 # Everybody calls these two: keys and certificates here, policies and audit segments there.
 COMMON = ("secrets", "governance")
@@ -58,10 +55,10 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
     return dict(one)
 
 
-def environment(name: str, service: str) -> dict[str, str]:
+def environment(documents: tuple[dict[str, Any], ...], service: str) -> dict[str, str]:
     """Return what the container is told, as the kubelet would put it together."""
-    maps = kinds(overlay(name), "ConfigMap")
-    found = container(pods(name)[service])
+    maps = kinds(documents, "ConfigMap")
+    found = container(kinds(documents, "StatefulSet")[service]["spec"]["template"]["spec"])
     values: dict[str, str] = {}
     for source in found["envFrom"]:
         values |= maps[source["configMapRef"]["name"]]["data"]
@@ -79,12 +76,6 @@ def environment(name: str, service: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_each_version_of_the_api_takes_the_manifests(name: str, version: str) -> None:
     for one in overlay(name):
-        kubernetes_validate.validate(one, version, strict=True)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_each_version_takes_the_autoscalers(version: str) -> None:
-    for one in rendered(FOLDER / "components" / "autoscaling"):
         kubernetes_validate.validate(one, version, strict=True)
 
 
@@ -154,9 +145,11 @@ def test_pods_meet_the_restricted_standard_and_have_a_read_only_root(name: str) 
 def test_no_manifest_holds_a_secret() -> None:
     for name in OVERLAYS:
         assert not kinds(overlay(name), "Secret")
+        for pod in pods(name).values():
+            assert not [volume for volume in pod["volumes"] if "secret" in volume]
     suspicious = re.compile(
         r"(?i)-----BEGIN|\b(password|passwd|api[-_]?key|access[-_]?key|secret[-_]?key|client[-_]?secret)\b\s*[:=]"
-        r"|\bhv[sb]\.|\bAKIA[0-9A-Z]{16}|eyJ[A-Za-z0-9_-]{10,}\.|secretKeyRef|secretName|kind: Secret\b"
+        r"|\bhv[sb]\.|\bAKIA[0-9A-Z]{16}|eyJ[A-Za-z0-9_-]{10,}\.|secretKeyRef|kind: Secret\b"
     )
     for file in FOLDER.rglob("*"):
         if file.is_file():
@@ -175,7 +168,7 @@ def test_a_pod_proves_itself_by_a_token_for_the_suite_alone() -> None:
         assert sources == [("openbao" if service == "secrets" else "hedgerow", 600)]
         variable = "HEDGEROW_VAULT_TOKEN_FILE" if service == "secrets" else "HEDGEROW_ENROLMENT_TOKEN_FILE"
         folders = [mount["mountPath"] for mount in container(pod)["volumeMounts"] if mount["name"].endswith("-token")]
-        assert [environment("eks", service)[variable]] == [f"{folder}/token" for folder in folders]
+        assert [environment(overlay("eks"), service)[variable]] == [f"{folder}/token" for folder in folders]
 
 
 # Who may reach whom ---------------------------------------------------------------------------------------------------
@@ -258,12 +251,12 @@ def test_named_ports_are_those_of_the_suite() -> None:
 # Running --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_pod_is_configured_as_its_program_expects(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def loaded(documents: tuple[dict[str, Any], ...], service: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the configuration that a service makes of what its container is told."""
     for name in list(os.environ):
         if name.startswith("HEDGEROW_"):
             monkeypatch.delenv(name)
-    told = environment("eks", service)
+    told = environment(documents, service)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     # What the image sets.
@@ -272,6 +265,12 @@ def test_a_pod_is_configured_as_its_program_expects(service: str, monkeypatch: p
     config = CONFIGS[service]()
     assert told.keys() <= {f"HEDGEROW_{field.upper()}" for field in CONFIGS[service].model_fields}
     assert config.service == service
+    return config
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_pod_is_configured_as_its_program_expects(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = loaded(overlay("eks"), service, monkeypatch)
     assert config.listen == f"0.0.0.0:{DEFAULT_PORTS[service]}"
     services = kinds(overlay("eks"), "Service")
     for peer, address in config.peers.items():
@@ -285,7 +284,7 @@ def test_a_pod_is_configured_as_its_program_expects(service: str, monkeypatch: p
 
 
 def test_ingestion_and_features_see_the_lake_at_one_path_on_one_node() -> None:
-    location = environment("eks", "ingestion")["HEDGEROW_LAKE_LOCATION"].removeprefix("file://")
+    location = environment(overlay("eks"), "ingestion")["HEDGEROW_LAKE_LOCATION"].removeprefix("file://")
     for service in ("ingestion", "features"):
         mounts = {mount["mountPath"]: mount for mount in container(pods()[service])["volumeMounts"]}
         assert mounts[location].get("readOnly", False) == (service == "features")
@@ -338,28 +337,3 @@ def test_the_first_policies_come_from_the_trust_and_later_ones_stay(tmp_path: Pa
         subprocess.run(["sh", "-euc", script], check=True)
         kept = tmp_path / "data" / "policy" / "bundle.json"
         assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("first", 0o600)
-
-
-# Scaling, for when the stores are shared ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("component", COMPONENTS)
-def test_a_scaler_goes_by_a_metric_that_the_services_have(component: str, tmp_path: Path) -> None:
-    names = {metric.name for metric in CallMetrics(CollectorRegistry()).registry.collect()}
-    assert "hedgerow_rpc_in_flight" in names
-    relative = os.path.relpath(FOLDER, tmp_path)
-    kustomization = {"resources": [f"{relative}/overlays/kind"], "components": [f"{relative}/components/{component}"]}
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    documents = rendered(tmp_path)
-    scalers = kinds(documents, "HorizontalPodAutoscaler" if component == "autoscaling" else "ScaledObject")
-    assert set(scalers) == {"features", "inference"}
-    for name, scaler in scalers.items():
-        spec = scaler["spec"]
-        assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": name}
-        assert name in kinds(documents, "StatefulSet")
-        if component == "autoscaling":
-            assert {one["pods"]["metric"]["name"] for one in spec["metrics"]} <= names
-            assert 2 <= spec["minReplicas"] <= spec["maxReplicas"]
-        else:
-            assert set(re.findall(r"hedgerow_\w+", json.dumps(spec))) <= names
-            assert 2 <= spec["minReplicaCount"] <= spec["maxReplicaCount"]

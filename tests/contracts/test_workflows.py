@@ -113,6 +113,24 @@ def test_the_parts_of_the_tests_are_all_of_them() -> None:
     assert there == named
 
 
+def test_a_change_of_anything_that_the_images_copy_builds_them() -> None:
+    dockerfile = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    copies = [
+        line.split()[1:-1] for line in dockerfile.splitlines() if line.startswith("COPY ") and "--from=" not in line
+    ]
+    sources = {source.partition("$")[0].rstrip("/") for copy in copies for source in copy}
+    assert {"protos", "suite", "services", "deploy/policies", "pyproject.toml"} <= sources
+    # YAML 1.1 reads the key `on` as true.
+    content: dict[Any, Any] = yaml.safe_load((GITHUB / "workflows" / "images.yml").read_text())
+    paths = content[True]["pull_request"]["paths"]
+    assert "deploy/docker/**" in paths
+    trees = tuple(path.removesuffix("**") for path in paths if path.endswith("/**"))
+    missing = {source for source in sources if source not in paths and not f"{source}/".startswith(trees)}
+    assert missing == set()
+    # A pattern that matches nothing is a folder that has moved.
+    assert all((ROOT / path.removesuffix("/**")).exists() for path in paths)
+
+
 def test_an_image_is_built_for_every_service_and_pushed_for_a_tag_alone() -> None:
     images = load(GITHUB / "workflows" / "images.yml")["jobs"]
     assert images["build"]["strategy"]["matrix"]["service"] == list(SERVICES)

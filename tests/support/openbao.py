@@ -54,6 +54,7 @@ def start(server: OpenBao) -> subprocess.Popen[bytes]:
             stderr=output,
             stdin=subprocess.DEVNULL,
             env={"PATH": os.environ["PATH"]},
+            cwd=server.folder,
             preexec_fn=_die_with_parent,
         )
     deadline = time.monotonic() + START_SECONDS

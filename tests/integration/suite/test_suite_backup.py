@@ -1,4 +1,4 @@
-"""A suite that was stopped, archived, lost and restored as docs/guide/operations.md says: nothing of it is missing."""
+"""A suite that was stopped, archived, lost and restored as docs/guide/operations.md says, elsewhere: nothing is missing."""
 
 from __future__ import annotations
 
@@ -93,12 +93,13 @@ async def test_a_suite_comes_back_from_its_archives(tmp_path: Path) -> None:
     for words in (data, keys):
         run_tar(folder, tmp_path, words)
     shutil.rmtree(folder)
-    folder.mkdir(mode=0o700)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
     for words in (data, keys):
-        run_tar(folder, tmp_path, ["-xpf", words[1]])
-    assert not (folder / "run").exists()
+        run_tar(elsewhere, tmp_path, ["-xpf", words[1]])
+    assert not (elsewhere / "run").exists()
 
-    with running_suite(folder, SERVICES) as restored:
+    with running_suite(elsewhere, SERVICES) as restored:
         assert await read(restored) == [1.0, 20.0, 300.0]
         assert await verified_events(restored) > before
         async with await restored.connect("ana", PURPOSE) as ana:
@@ -106,3 +107,4 @@ async def test_a_suite_comes_back_from_its_archives(tmp_path: Path) -> None:
             await ana.ingestion.append("datasets/payments", rows(MAY, [1000, 0, 0]))
             assert (await ana.ingestion.get_dataset("datasets/payments")).row_count == 2 * len(WHO)
         assert await materialize_and_read(restored) == [1001.0, 20.0, 300.0]
+    assert not folder.exists()

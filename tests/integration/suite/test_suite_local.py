@@ -3,9 +3,13 @@
 import base64
 import json
 import os
+import resource
+import shutil
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +24,7 @@ from suite.config import PEOPLE, SERVICES
 from suite.openbao import OpenBao
 from suite.process import start_ticks
 from suite.provision import Provisioner
-from tests.support.suite import RunningSuite, running_suite
+from tests.support.suite import ROOT, RunningSuite, running_suite
 
 SECRETS = pb.DESCRIPTOR.services_by_name["SecretsService"]
 BACK_SECONDS = 5.0
@@ -71,6 +75,19 @@ def test_a_second_up_says_that_it_runs(suite: RunningSuite) -> None:
     result = suite.run("up")
     assert result.returncode == 0
     assert f"running already (pid {suite.status()['supervisor']['pid']})" in result.stdout
+
+
+def test_a_copy_of_the_folder_in_use_ends_nothing_of_the_original(suite: RunningSuite, tmp_path: Path) -> None:
+    before = suite.status()
+    copy = RunningSuite(tmp_path / "copy", ["secrets"])
+    shutil.copytree(suite.config.folder / "run", copy.config.folder / "run")
+    assert copy.run("down").stdout == "The suite is not running.\n"
+    with socket.create_server(("127.0.0.1", copy.config.ports["enrolment"])):
+        assert "is taken by another process" in copy.run("up").stderr
+    after = suite.status()
+    assert after["healthy"] is True
+    pids = [[service["pid"] for service in report["services"].values()] for report in (before, after)]
+    assert pids[0] == pids[1]
 
 
 async def kept_key(suite: RunningSuite, folder: Path, identity: Identity, wrapped: bytes) -> tuple[bytes, bytes]:
@@ -149,6 +166,19 @@ def test_a_taken_port_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert not (tmp_path / "suite" / "openbao").exists()
 
 
+def test_a_folder_without_room_is_named_with_the_way_out(tmp_path: Path) -> None:
+    stopped = RunningSuite(tmp_path / "suite", ["secrets"])
+    # Files can be made and not be filled, as on a full disk.
+    result = subprocess.run(
+        [sys.executable, "-m", "suite", "up", "--dir", str(stopped.config.folder)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert f"the suite cannot write to {stopped.config.folder}" in result.stderr
+    assert "HEDGEROW_DIR=FOLDER" in result.stderr
+
+
 def test_down_twice_and_status_of_what_never_ran(tmp_path: Path) -> None:
     stopped = RunningSuite(tmp_path / "suite", ["secrets"])
     assert stopped.run("status").returncode == 1
@@ -196,6 +226,19 @@ def test_a_secret_server_of_ones_own_by_configuration_alone(tmp_path: Path, open
         assert list(report["services"]) == ["secrets"]
         assert report["healthy"] is True
         assert not (suite.config.folder / "openbao").exists()
+
+
+def test_a_trust_domain_of_ones_own_holds_in_certificates_and_policies(tmp_path: Path) -> None:
+    file = tmp_path / "suite.toml"
+    file.write_text('[suite]\ntrust_domain = "suite.example.org"\n')
+    with running_suite(tmp_path / "suite", ["secrets"], file) as suite:
+        # The supervisor asks for health over mutual TLS, as a principal that the policies name.
+        assert suite.status()["phase"] == "serving"
+        assert suite.status()["healthy"] is True
+        envelope = json.loads((suite.config.folder / "secrets" / "policy" / "bundle.json").read_text())
+        content = base64.b64decode(envelope["content"])
+        assert b"spiffe://suite.example.org/user/ana" in content
+        assert b"hedgerow.local" not in content
 
 
 def test_down_stops_everything(tmp_path: Path) -> None:

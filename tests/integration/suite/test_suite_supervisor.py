@@ -134,6 +134,97 @@ def test_a_service_that_never_becomes_healthy_is_named(stubs: Callable[..., Stub
     assert suite.service("b")["phase"] == "failed"
 
 
+def test_a_full_disk_ends_nothing_and_is_said_once(stubs: Callable[..., Stubs], tmp_path: Path) -> None:
+    suite = stubs("a", "b")
+    suite.until_phase("serving")
+    first, other = suite.service("a")["pid"], suite.service("b")["pid"]
+    full, pid = tmp_path / "full", tmp_path / "a.pid"
+    full.touch()
+    for _ in range(2):
+        former = pid.read_text()
+        os.kill(int(former), signal.SIGKILL)
+        suite.until(lambda former=former: pid.read_text() not in ("", former), "started again")  # type: ignore[misc]
+    assert suite.service("a")["pid"] == first
+    full.unlink()
+    suite.until(lambda: suite.service("a")["restarts"] == 2 and suite.service("a")["phase"] == "serving", "up to date")
+    assert (suite.service("b")["pid"], suite.service("b")["restarts"]) == (other, 0)
+    full.touch()
+    suite.process.send_signal(signal.SIGTERM)
+    output = suite.end()
+    # In order, and not killed.
+    assert suite.process.returncode == 0, output
+    assert (tmp_path / "a.ended").exists()
+    assert (tmp_path / "b.ended").exists()
+    assert output.count("its state cannot be written (No space left on device)") == 2
+
+
+def test_a_process_that_cannot_be_started_counts_as_one_that_crashed(
+    stubs: Callable[..., Stubs], tmp_path: Path
+) -> None:
+    suite = stubs("a")
+    suite.until_phase("serving")
+    (tmp_path / "no-room").touch()
+    os.kill(suite.service("a")["pid"], signal.SIGKILL)
+    suite.until(lambda: "cannot be started: [Errno 24] Too many open files" in suite.service("a")["last_exit"], "tried")
+    (tmp_path / "no-room").unlink()
+    suite.until(lambda: suite.service("a")["phase"] == "serving", "back")
+    # What was begun and could not be watched is not left behind.
+    stub = f"stub_service.py\0{tmp_path}\0a\0".encode()
+    running = [found for found in Path("/proc").glob("[0-9]*/cmdline") if stub in read(found)]
+    assert [int(found.parent.name) for found in running] == [suite.service("a")["pid"]]
+
+
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_start_without_room_ends_with_its_reason(stubs: Callable[..., Stubs], tmp_path: Path) -> None:
+    (tmp_path / "no-room").touch()
+    suite = stubs("a")
+    assert "a cannot be started: [Errno 24] Too many open files; given up after 3 starts" in suite.end()
+    assert suite.process.returncode == 1
+
+
+def test_health_that_cannot_be_asked_for_is_no_health_yet(stubs: Callable[..., Stubs], tmp_path: Path) -> None:
+    (tmp_path / "a.unasked").touch()
+    suite = stubs("a")
+    suite.until(lambda: (tmp_path / "a.pid").exists(), "started")
+    assert suite.service("a")["phase"] == "starting"
+    (tmp_path / "a.unasked").unlink()
+    suite.until_phase("serving")
+    assert suite.service("a")["restarts"] == 0
+
+
+def test_upkeep_that_fails_is_said_once_and_tried_again(stubs: Callable[..., Stubs], tmp_path: Path) -> None:
+    suite = stubs("a:neglected", "b")
+    suite.until_phase("serving")
+    rounds = [tmp_path / "a.upkeep", tmp_path / "b.upkeep"]
+    suite.until(lambda: all(one.exists() and len(one.read_text().split()) >= 3 for one in rounds), "three rounds")
+    suite.process.send_signal(signal.SIGTERM)
+    output = suite.end()
+    assert suite.process.returncode == 0
+    assert output.count("its upkeep fails, and is tried again: [Errno 28] No space left on device") == 1
+
+
+def test_a_fault_of_the_supervisor_itself_gives_the_service_up(stubs: Callable[..., Stubs], tmp_path: Path) -> None:
+    suite = stubs("a", "b:unkept:a")
+    output = suite.end()
+    assert suite.process.returncode == 1
+    assert "b cannot be kept running: LookupError('a fault of our own'); given up" in output
+    assert (tmp_path / "a.ended").exists()
+
+
+def test_a_suite_that_cannot_write_its_state_does_not_start(stubs: Callable[..., Stubs], tmp_path: Path) -> None:
+    (tmp_path / "full").touch()
+    suite = stubs("a")
+    assert "No space left on device" in suite.end()
+    assert suite.process.returncode == 1
+    assert not (tmp_path / "order").exists()
+
+
 def test_there_is_one_supervisor_per_folder(stubs: Callable[..., Stubs]) -> None:
     suite = stubs("a")
     suite.until_phase("serving")

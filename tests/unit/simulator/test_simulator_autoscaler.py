@@ -83,11 +83,24 @@ def test_the_manifests_are_read() -> None:
     policies = {policy.name: policy for policy in load_policies()}
     assert set(policies) == {"hpa features", "hpa inference", "keda features", "keda inference"}
     hpa, keda = policies["hpa inference"], policies["keda inference"]
-    assert hpa.target == keda.target > 0
-    assert (hpa.least, hpa.most) == (keda.least, keda.most)
-    assert hpa.down.window_seconds == keda.down.window_seconds == 300
-    # KEDA's own autoscaler has the defaults of Kubernetes.
-    assert keda.up.limits == [Limit(True, 100, 15), Limit(False, 4, 15)]
+    assert replace(hpa, name="") == replace(keda, name="")
+    assert hpa.down == Direction(300, [Limit(False, 1, 60)])
+
+
+def test_a_replica_on_target_has_room_left() -> None:
+    """A replica works on one call at a time: with ``n`` in progress on average it is busy ``n / (n + 1)`` of the time."""
+    for policy in load_policies():
+        assert policy.target / (policy.target + 1) < 0.85
+
+
+def test_a_policy_that_says_nothing_of_its_pace_has_the_defaults_of_kubernetes(tmp_path: Path) -> None:
+    (tmp_path / "scaler.yaml").write_text(
+        "kind: ScaledObject\nmetadata: {name: plain}\nspec: {scaleTargetRef: {name: features}, minReplicaCount: 2, "
+        "maxReplicaCount: 3, triggers: [{type: prometheus, metadata: {threshold: '4'}}]}\n"
+    )
+    [policy] = load_policies(tmp_path)
+    assert policy.up == Direction(0, [Limit(True, 100, 15), Limit(False, 4, 15)])
+    assert policy.down == Direction(300, [Limit(True, 100, 15)])
 
 
 def test_a_policy_that_cannot_be_simulated_is_named(tmp_path: Path) -> None:

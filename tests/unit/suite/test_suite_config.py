@@ -25,9 +25,8 @@ def test_defaults_need_no_file(tmp_path: Path) -> None:
     assert config.folder == Path("var/local").resolve()
     assert config.address("ingestion") == "127.0.0.1:7443"
     assert config.metrics_port("ingestion") == 7543
-    assert [config.lane_port(name) for name in ("ingestion", "features", "inference")] == [None, 7464, 7466]
     assert config.services == list(SERVICES)
-    assert len(config.all_ports()) == 17
+    assert len(config.all_ports()) == 15
 
 
 def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Logs that cannot fill the disk."""
 
+import errno
+import os
 import stat
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -60,3 +63,22 @@ def test_turning_over_drops_the_oldest(tmp_path: Path) -> None:
     assert not path.exists()
     assert [(tmp_path / f"audit.log.{n}").read_text() for n in (1, 2)] == ["4", "3"]
     assert not (tmp_path / "audit.log.3").exists()
+
+
+def test_a_turn_that_finds_the_disk_full_loses_no_former_file_and_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogFile(tmp_path / "a.log", max_bytes=4, kept=3)
+    log.write(b"one\ntwo\n")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("suite.log_file.os.open", full)
+        for _ in range(5):
+            with pytest.raises(OSError, match="No space left"):
+                log.write(b"lost\n")
+    log.write(b"six\n")
+    assert everything(tmp_path / "a.log", 3) == [b"one\n", b"two\n", b"six\n"]
+    log.close()
