@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import math
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,6 +150,8 @@ class RotatingChannel:
         self._identity = identity
         self._channel = secure_channel(address, server_name, identity)
         self._methods: dict[tuple[str, str], Any] = {}
+        # gRPC tells nobody the calls of a channel, and `close` must end those of former ones.
+        self._calls: weakref.WeakSet[Any] = weakref.WeakSet()
         self._next_check = time.monotonic() + CHECK_SECONDS
         self._rotation: asyncio.Task[None] | None = None
         self._draining: set[asyncio.Task[None]] = set()
@@ -166,10 +170,20 @@ class RotatingChannel:
         callable_ = self._methods.get(key)
         if callable_ is None:
             make = getattr(self._channel, kind)
-            callable_ = self._methods[key] = make(
-                path, request_serializer=serializer, response_deserializer=deserializer
-            )
+            begin = make(path, request_serializer=serializer, response_deserializer=deserializer)
+            callable_ = self._methods[key] = self._noting(begin)
         return callable_
+
+    def _noting(self, begin: Any) -> Any:
+        """Return a multi-callable that also notes the calls it begins."""
+        note = self._calls.add
+
+        def begin_and_note(*arguments: Any, **options: Any) -> Any:
+            call = begin(*arguments, **options)
+            note(call)
+            return call
+
+        return begin_and_note
 
     def _check(self) -> None:
         self._next_check = time.monotonic() + CHECK_SECONDS
@@ -182,10 +196,12 @@ class RotatingChannel:
         channel = secure_channel(self._address, self._server_name, identity)
         try:
             await asyncio.wait_for(channel.channel_ready(), READY_SECONDS)
-        except TimeoutError:
-            # The peer is away: stay with the old connection and try again at the next check.
+        except BaseException as error:
             await channel.close()
-            return
+            if isinstance(error, TimeoutError):
+                # The peer is away: stay with the old connection and try again at the next check.
+                return
+            raise
         old, self._channel, self._identity = self._channel, channel, identity
         self._methods = {}
         self.rotations += 1
@@ -201,8 +217,14 @@ class RotatingChannel:
 
     async def close(self) -> None:
         """Close the channel and what is left of former ones; calls in progress are cancelled."""
+        self._next_check = math.inf
         if self._rotation is not None:
             self._rotation.cancel()
-        for task in list(self._draining):
-            task.cancel()
+            await asyncio.wait([self._rotation])
+        # A former channel is closed by what drains it, as soon as its last call has ended. That task must not be cancelled:
+        # gRPC would then neither end the calls nor close the channel, and a second close does nothing.
+        for call in list(self._calls):
+            call.cancel()
         await self._channel.close()
+        if self._draining:
+            await asyncio.wait(self._draining)

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -86,24 +86,29 @@ class ServiceClient:
         safe = method in self._safe or bool(getattr(request, "request_id", ""))
         deadline = time.monotonic() + timeout
         entries = metadata(purpose, on_behalf_of, request_id)
-        for attempt in range(RETRY_ATTEMPTS if safe else 1):
-            left = deadline - time.monotonic()
+        attempts = RETRY_ATTEMPTS if safe else 1
+        for left in range(attempts - 1, -1, -1):
             try:
                 bound = self._channel.method("unary_unary", path, serializer, deserializer)
-                answer = await bound(request, timeout=max(left, 0.001), metadata=entries)
+                answer = await bound(request, timeout=_until(deadline), metadata=entries)
             except grpc.aio.AioRpcError as error:
-                failure = self._failure(error)
-                if not isinstance(failure, UnavailableError):
-                    raise failure from None
-                pause = max(0.1 * 2**attempt * random.uniform(0.5, 1.0), failure.retry_after or 0.0)  # noqa: S311 - jitter
-                affordable = self._budget.failed()
-                if not safe or not affordable or attempt + 1 == RETRY_ATTEMPTS or left <= pause:
-                    raise failure from None
+                pause = self._pause(self._failure(error), left, deadline)
             else:
                 self._budget.succeeded()
                 return answer
             await asyncio.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _pause(self, failure: HedgerowError, left: int, deadline: float) -> float:
+        """Return the seconds until the next of the attempts that are left; raise the failure where there is to be none."""
+        if not isinstance(failure, UnavailableError):
+            raise failure from None
+        backoff = 0.1 * 2 ** (RETRY_ATTEMPTS - 1 - left) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        pause: float = max(backoff, failure.retry_after or 0.0)
+        affordable = self._budget.failed()
+        if not left or not affordable or _until(deadline) <= pause:
+            raise failure from None
+        return pause
 
     async def stream(
         self,
@@ -147,6 +152,29 @@ class ServiceClient:
         except grpc.aio.AioRpcError as error:
             raise self._failure(end.of(error)) from None
 
+    async def send_again(
+        self, method: str, requests: Callable[[], AsyncIterable[Any]], *, timeout: float, purpose: str = ""
+    ) -> Any:
+        """Send a stream until it is answered: what ``requests`` makes is sent, and on UNAVAILABLE made and sent anew.
+
+        Only for streams that the server carries out once, because they carry a ``request_id``. The deadline is over all
+        attempts, which the retry budget bounds as it does those of ``call``.
+        """
+        deadline = time.monotonic() + timeout
+        request_id = uuid.uuid4().hex
+        for left in range(RETRY_ATTEMPTS - 1, -1, -1):
+            try:
+                answer = await self.send(
+                    method, requests(), timeout=_until(deadline), purpose=purpose, request_id=request_id
+                )
+            except HedgerowError as failure:
+                pause = self._pause(failure, left, deadline)
+            else:
+                self._budget.succeeded()
+                return answer
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
     async def watch(
         self, method: str, request: Any, *, timeout: float, done: Sequence[int] = (), **context: str
     ) -> AsyncIterator[Any]:
@@ -158,9 +186,7 @@ class ServiceClient:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                async for message in self.stream(
-                    method, request, timeout=max(deadline - time.monotonic(), 0.001), **context
-                ):
+                async for message in self.stream(method, request, timeout=_until(deadline), **context):
                     yield message
                     if done and message.state in done:
                         return
@@ -169,6 +195,11 @@ class ServiceClient:
                 if time.monotonic() + 0.5 >= deadline:
                     raise
                 await asyncio.sleep(0.5)
+
+
+def _until(deadline: float) -> float:
+    """Return the seconds until a deadline, as a timeout that gRPC takes."""
+    return max(deadline - time.monotonic(), 0.001)
 
 
 class CallEnd:

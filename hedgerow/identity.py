@@ -23,6 +23,8 @@ from hedgerow.errors import UnauthenticatedError
 from hedgerow.private_file import write_private
 
 RETRY_SECONDS = 5.0
+TRUST_DOMAIN = "hedgerow.local"
+"""The trust domain of a suite that names none."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,15 @@ class Identity:
             UnauthenticatedError: the leaf has none, or more than one.
         """
         return spiffe_id(self.certificate)
+
+    @property
+    def trust_domain(self) -> str:
+        """The trust domain of the SPIFFE ID, such as ``hedgerow.local``; services are named within it.
+
+        Raises:
+            UnauthenticatedError: the leaf has no SPIFFE ID, or more than one.
+        """
+        return self.spiffe_id.split("/")[2]
 
     @property
     def expire_time(self) -> dt.datetime:

@@ -3,11 +3,10 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
-from hedgerow.cli import completion, data, governance, models, output, resources, runs, session
+from hedgerow.cli import certificates, completion, data, governance, models, output, resources, runs, session
 from hedgerow.errors import HedgerowError, UnavailableError
 
 _ALIASES = {"runs": "training-runs"}
@@ -15,19 +14,10 @@ _FORMS = click.Choice(["text", "json"])
 
 
 class _Root(click.Group):
-    """Knows short names of commands, and says what went wrong in the form that was asked for."""
+    """Knows short names of commands."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(cmd_name, cmd_name))
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except HedgerowError as error:
-            if ctx.obj is None or not ctx.obj.as_json:
-                raise
-            click.echo(output.error_json(error, describe(error)), err=True)
-            raise click.exceptions.Exit(1) from error
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -75,6 +65,7 @@ for _command in (
     governance.audit,
     governance.erase,
     governance.policies,
+    certificates.certificates,
     completion.completion,
     *resources.GROUPS,
 ):
@@ -109,18 +100,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0; 1 when it failed; 2 when it was used wrongly; 4 when the call succeeded and an entity has no prediction.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    as_json = _wants_json(words)
     try:
-        code = cli.main(arguments, prog_name="hedgerow", standalone_mode=False)
+        code = cli.main(words, prog_name="hedgerow", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            click.echo(output.failure_json("INVALID_ARGUMENT", error.format_message()), err=True)
+        else:
+            error.show()
         return error.exit_code
-    except click.Abort:
-        return _fail("stopped")
     except HedgerowError as error:
-        return _fail(describe(error))
+        click.echo(output.error_json(error, describe(error)) if as_json else f"hedgerow: {describe(error)}", err=True)
+    except click.Abort:
+        _tell("CANCELLED", "stopped", as_json)
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    return code if isinstance(code, int) else 0
+        _tell("FAILED_PRECONDITION", f"{error.filename}: {error.strerror}" if error.filename else str(error), as_json)
+    else:
+        return code if isinstance(code, int) else 0
+    return 1
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    """Returns whether the last `--output` of a command line says `json`; one that cannot be parsed says so too."""
+    form = ""
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word == "--":
+            break
+        if word == "--output":
+            form = following
+        elif word.startswith("--output="):
+            form = word.partition("=")[2]
+    return form == "json"
 
 
 def describe(error: HedgerowError) -> str:
@@ -138,9 +149,8 @@ def describe(error: HedgerowError) -> str:
     return f"{text} [{error.code_name} {error.reason}{found}]"
 
 
-def _fail(message: str) -> int:
-    click.echo(f"hedgerow: {message}", err=True)
-    return 1
+def _tell(code: str, message: str, as_json: bool) -> None:
+    click.echo(output.failure_json(code, message) if as_json else f"hedgerow: {message}", err=True)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ from typing import Any
 
 import click
 
+from hedgerow import names
 from hedgerow.cli import output, progress
 from hedgerow.cli.resources import take
 from hedgerow.cli.session import Settings, pass_settings
-from hedgerow.errors import InvalidArgumentError
+from hedgerow.errors import DataLossError, InvalidArgumentError
 from hedgerow.sdk import Hedgerow
+
+_SHOWN_NAME = 100
 
 
 @click.group()
@@ -73,14 +76,15 @@ def audit_export(settings: Settings, folder: str) -> None:
         writers: set[str] = set()
         count = 0
         async for segment in caller.governance.export_audit_trail():
-            name = segment.name.partition("/")[2]
+            name = _file_name("auditSegments/{segment}", segment.name)
             (target / f"{name}.segment").write_bytes(segment.content)
             (target / f"{name}.checkpoint").write_text(segment.checkpoint, encoding="utf-8")
             writers.add(name.partition("-")[0])
             count += 1
         keys = {writer: await _keys(caller, f"{writer}-audit") for writer in sorted(writers)}
         for anchor in (await caller.governance.verify_audit_trail(seal_first=False)).anchors:
-            (target / f"{anchor.name.partition('/')[2]}.anchor").write_text(anchor.statement, encoding="utf-8")
+            name = _file_name("auditAnchors/{anchor}", anchor.name)
+            (target / f"{name}.anchor").write_text(anchor.statement, encoding="utf-8")
             keys["governance-anchors"] = await _keys(caller, "governance-anchors")
         (target / "keys.json").write_text(json.dumps(keys, indent=2), encoding="utf-8")
         return count
@@ -92,6 +96,21 @@ def audit_export(settings: Settings, folder: str) -> None:
     click.echo(
         f"{count:,} segments in {target}; check them with: python -m libs.audit verify {target} --keys {target}/keys.json"
     )
+
+
+def _file_name(pattern: str, name: str) -> str:
+    """Returns the id in a name that a service sent, which is safe in a path.
+
+    Raises:
+        DataLossError: it is not such a name.
+    """
+    try:
+        [found] = names.parse(pattern, name, field="name").values()
+    except InvalidArgumentError as error:
+        raise DataLossError(
+            f"governance sent {name[:_SHOWN_NAME]!r}, which is no name of the form {pattern}"
+        ) from error
+    return found
 
 
 async def _keys(caller: Hedgerow, name: str) -> list[str]:
@@ -131,7 +150,7 @@ def erase(settings: Settings, subject: str, domain: str, request_id: str, yes: b
     if subject == "-":
         subject = sys.stdin.readline().strip()
     if not yes:
-        click.confirm("Erase this subject everywhere, old versions included?", abort=True)
+        click.confirm("Erase this subject everywhere, old versions included?", abort=True, err=True)
 
     async def work(caller: Hedgerow) -> Any:
         created = await caller.governance.create_erasure_request(domain, subject, request_id=request_id)

@@ -23,7 +23,7 @@ NO_ANSWER = 4
 @click.option("--watch", is_flag=True, help="Wait for the end and show progress.")
 @pass_settings
 def train(settings: Settings, path: str, watch: bool) -> None:
-    """Starts the training runs of a definition file."""
+    """Starts the training runs of a definition file; what was started before is not trained again."""
     runs = definitions.select(definitions.load(Path(path)), ["TrainingRun"])
     if not runs:
         raise InvalidArgumentError(f"{path} has no document of kind TrainingRun")
@@ -35,8 +35,8 @@ def train(settings: Settings, path: str, watch: bool) -> None:
                 with progress.work(definition.request.spec.model, settings.as_json) as told:
                     ended.append(await definitions.apply(caller, definition, told))
             else:
-                training = caller.for_purpose(definition.purpose or caller.purpose).training
-                ended.append(await training.create_training_run(definition.request.spec))
+                asking = caller.for_purpose(definition.purpose or caller.purpose)
+                ended.append(await definitions.start_training_run(asking, definition.request))
         return ended
 
     rows = [output.as_dict(run) for run in settings.run(work)]

@@ -87,6 +87,12 @@ def error_json(error: HedgerowError, message: str) -> str:
     return json.dumps({"error": facts | {"metadata": dict(error.metadata)}}, ensure_ascii=False)
 
 
+def failure_json(code: str, message: str) -> str:
+    """Returns what went wrong before any call, in the form of an error; it has no reason, as that is for services."""
+    facts = {"code": code, "reason": "", "message": message, "fields": {}, "metadata": {}}
+    return json.dumps({"error": facts}, ensure_ascii=False)
+
+
 def text(value: Any) -> str:
     """Returns a value for people: lists joined, states without their prefix, numbers short."""
     if value is None:

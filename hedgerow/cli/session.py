@@ -48,7 +48,7 @@ class Settings:
         own = context.identity(self.caller(context)).load()
         if own is None or "://" in name:
             return name
-        return f"spiffe://{own.spiffe_id.split('/')[2]}/{name if '/' in name else f'user/{name}'}"
+        return f"spiffe://{own.trust_domain}/{name if '/' in name else f'user/{name}'}"
 
     def run(self, work: Callable[[Hedgerow], Awaitable[T]]) -> T:
         """Connects as the caller, does the work and returns its result."""

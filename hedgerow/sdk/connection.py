@@ -8,6 +8,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from hedgerow.channel import RotatingChannel
 from hedgerow.client import RetryBudget, ServiceClient
+from hedgerow.errors import UnauthenticatedError
 from hedgerow.features.v1 import features_pb2
 from hedgerow.governance.v1 import governance_pb2
 from hedgerow.identity import IdentityFolder
@@ -56,13 +57,16 @@ class Hedgerow:
 
     @classmethod
     def connect(cls, identity: IdentityFolder, addresses: Mapping[str, str], *, purpose: str = "") -> Self:
-        """Connects with an identity to the services at `addresses` (`host:port` by service).
+        """Connects with an identity to the services of its trust domain at `addresses` (`host:port` by service).
 
         Raises:
             UnauthenticatedError: the folder holds no usable identity.
         """
+        current = identity.current()
+        if current is None:
+            raise UnauthenticatedError("there is no usable identity here; log in or enrol first")
         channels = {
-            service: RotatingChannel(address, f"{service}.hedgerow.local", identity)
+            service: RotatingChannel(address, f"{service}.{current.trust_domain}", identity)
             for service, address in addresses.items()
         }
         return cls(channels, purpose)

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from hedgerow import client, names
 from hedgerow.errors import InvalidArgumentError, NotFoundError, UnauthenticatedError
-from hedgerow.identity import IdentityFolder
+from hedgerow.identity import TRUST_DOMAIN, IdentityFolder
 from hedgerow.secrets.v1 import secrets_pb2
 
 ENVIRONMENT = "HEDGEROW_CONTEXT"
 SERVICES = ("ingestion", "features", "training", "inference", "secrets", "governance")
-ENROLMENT_SERVER_NAME = "secrets.hedgerow.local"
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,13 @@ class Context:
         folder: where the context lives.
         addresses: `host:port` by service; the training service also serves the model registry.
         enrolment: `host:port` of the enrolment port.
+        trust_domain: SPIFFE trust domain of the suite; the certificate of the enrolment port is named within it.
     """
 
     folder: Path
     addresses: Mapping[str, str]
     enrolment: str
+    trust_domain: str = TRUST_DOMAIN
 
     @property
     def roots_file(self) -> Path:
@@ -46,8 +47,9 @@ class Context:
     def save(self, roots_pem: bytes) -> None:
         """Writes the context and the CA of its enrolment port."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        content = json.dumps({"addresses": dict(self.addresses), "enrolment": self.enrolment}, indent=2)
-        for path, data in ((self.folder / "context.json", content.encode()), (self.roots_file, roots_pem)):
+        content = {"addresses": dict(self.addresses), "enrolment": self.enrolment, "trust_domain": self.trust_domain}
+        text = json.dumps(content, indent=2)
+        for path, data in ((self.folder / "context.json", text.encode()), (self.roots_file, roots_pem)):
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_bytes(data)
             temporary.replace(path)
@@ -64,7 +66,7 @@ class Context:
         try:
             content = json.loads((folder / "context.json").read_text(encoding="utf-8"))
             addresses = {service: str(content["addresses"][service]) for service in SERVICES}
-            return cls(folder, addresses, str(content["enrolment"]))
+            return cls(folder, addresses, str(content["enrolment"]), str(content.get("trust_domain", TRUST_DOMAIN)))
         except FileNotFoundError:
             raise NotFoundError(
                 f"no suite is known in {folder}; start one with `make up` and name its folder, var/local, "
@@ -101,7 +103,7 @@ async def login(context: Context, user: str, password: str, *, timeout: float = 
     folder.save(
         await client.enrol(
             context.enrolment,
-            ENROLMENT_SERVER_NAME,
+            f"secrets.{context.trust_domain}",
             roots_pem,
             method,
             timeout=timeout,

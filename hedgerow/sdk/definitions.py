@@ -154,10 +154,15 @@ async def _materialization(caller: Hedgerow, request: Any, progress: Progress | 
     return await caller.features.wait_for_materialization(created.name, progress=progress)
 
 
-async def _training_run(caller: Hedgerow, request: Any, progress: Progress | None) -> Any:
+async def start_training_run(caller: Hedgerow, request: Any) -> training_pb2.TrainingRun:
+    """Starts what a definition of a training run asks for, once however often it is asked for."""
     content = json.dumps(json_format.MessageToDict(request.spec), sort_keys=True)
     request_id = request.request_id or str(uuid.uuid5(_RUN_IDS, content))
-    created = await caller.training.create_training_run(request.spec, request_id=request_id)
+    return await caller.training.create_training_run(request.spec, request_id=request_id)
+
+
+async def _training_run(caller: Hedgerow, request: Any, progress: Progress | None) -> Any:
+    created = await start_training_run(caller, request)
     return await caller.training.wait_for_training_run(created.name, progress=progress)
 
 

@@ -5,12 +5,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pyarrow as pa
 
-from hedgerow.errors import UnavailableError
 from hedgerow.ingestion.v1 import ingestion_pb2 as pb
 from hedgerow.sdk import arrow
 from hedgerow.sdk.facade import WRITE_SECONDS, Facade
-
-_APPEND_ATTEMPTS = 3
 
 
 class Ingestion(Facade):
@@ -42,23 +39,17 @@ class Ingestion(Facade):
     ) -> pb.AppendRecordsResponse:
         """Appends a table as one version, in messages of at most 4 MiB.
 
-        Tries again when the service is away: the request id, made up when empty, makes the server append once.
-        `progress` is told how much of the table is sent, from 0 to 1.
+        Tries again when the service is away, a few times within `timeout` seconds: the request id, made up when empty,
+        makes the server append once. `progress` is told how much of the table is sent, from 0 to 1.
         """
         request_id = request_id or str(uuid.uuid4())
-        for attempt in range(1, _APPEND_ATTEMPTS + 1):
-            try:
-                response: pb.AppendRecordsResponse = await self._client.send(
-                    "AppendRecords",
-                    _requests(dataset, table, request_id, progress or (lambda share: None)),
-                    timeout=timeout,
-                    purpose=self._purpose,
-                )
-                return response
-            except UnavailableError:
-                if attempt == _APPEND_ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        response: pb.AppendRecordsResponse = await self._client.send_again(
+            "AppendRecords",
+            lambda: _requests(dataset, table, request_id, progress or (lambda share: None)),
+            timeout=timeout,
+            purpose=self._purpose,
+        )
+        return response
 
     def list_quarantined_records(self, dataset: str) -> AsyncIterator[pb.QuarantinedRecord]:
         """Yields the quarantined rows of a dataset, newest first."""

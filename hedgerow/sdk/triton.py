@@ -18,7 +18,8 @@ def triton_client(identity: IdentityFolder, address: str) -> "InferenceServerCli
     """
     from tritonclient.grpc import InferenceServerClient
 
-    if identity.load() is None:
+    current = identity.load()
+    if current is None:
         raise UnauthenticatedError("there is no usable identity here; log in first")
     pem = str(identity.folder / "identity.pem")
     return InferenceServerClient(
@@ -27,5 +28,5 @@ def triton_client(identity: IdentityFolder, address: str) -> "InferenceServerCli
         root_certificates=str(identity.folder / "roots.pem"),
         private_key=pem,
         certificate_chain=pem,
-        channel_args=[("grpc.ssl_target_name_override", "inference.hedgerow.local"), *balancing(address)],
+        channel_args=[("grpc.ssl_target_name_override", f"inference.{current.trust_domain}"), *balancing(address)],
     )

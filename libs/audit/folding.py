@@ -29,7 +29,7 @@ class Fold:
         """Adds an event with the same fold key; counts in its detail are summed."""
         self._count += event.count
         self._last_request_id = event.request_id
-        self._digest.update(event.request_id.encode("utf-8", "backslashreplace") + b"\n")
+        self._digest.update((event.request_id + "\n").encode("utf-8", "backslashreplace"))
         for key, count in event.detail.items():
             self._detail[key] = self._detail.get(key, 0) + count
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hedgerow.errors import FailedPreconditionError
+from hedgerow.identity import TRUST_DOMAIN
 from libs.audit.block_file import BlockFile, BlockFileContent, BlockFileError, Disk, read_block_file
 from libs.audit.event import AuditEvent
 from libs.audit.segment import ChainState, SegmentError, SegmentHeader, SegmentReader, empty_state, start_segment
@@ -80,6 +81,7 @@ class InstanceFolder:
     path: Path
     service: str
     data_key: bytes
+    trust_domain: str = TRUST_DOMAIN
 
     @property
     def instance(self) -> str:
@@ -136,19 +138,28 @@ class Instance:
         """(last durable sequence, chain hash behind it); replaced as a whole, so any thread may read it."""
 
     @classmethod
-    def acquire(cls, directory: Path, service: str, data_key: bytes, *, segment_bytes: int, disk: Disk) -> "Instance":
+    def acquire(
+        cls,
+        directory: Path,
+        service: str,
+        data_key: bytes,
+        *,
+        segment_bytes: int,
+        disk: Disk,
+        trust_domain: str = TRUST_DOMAIN,
+    ) -> "Instance":
         """Takes the first free instance folder, or a new one, and recovers it. Raises AuditBrokenError, OSError."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(entry for entry in directory.iterdir() if entry.is_dir() and not is_closed(entry)):
             lock = try_lock(path)
             if lock is not None:
-                return cls._recovered(InstanceFolder(path, service, data_key), lock, segment_bytes, disk)
+                return cls._recovered(InstanceFolder(path, service, data_key, trust_domain), lock, segment_bytes, disk)
         while True:
             path = directory / secrets.token_hex(6)
             path.mkdir(mode=0o700)
             lock = try_lock(path)
             if lock is not None:
-                return cls._recovered(InstanceFolder(path, service, data_key), lock, segment_bytes, disk)
+                return cls._recovered(InstanceFolder(path, service, data_key, trust_domain), lock, segment_bytes, disk)
 
     @classmethod
     def _recovered(cls, folder: InstanceFolder, lock: int, segment_bytes: int, disk: Disk) -> "Instance":
@@ -185,7 +196,7 @@ class Instance:
                 break
             files.blocks.unlink()
         if cut is not None:
-            _, error = self.commit([_recovery_event(self.folder.service, *cut, self._state.next_sequence - 1)])
+            _, error = self.commit([_recovery_event(self.folder, *cut, self._state.next_sequence - 1)])
             if error is not None:
                 raise error
 
@@ -275,9 +286,9 @@ def try_lock(folder: Path) -> int | None:
     return descriptor
 
 
-def _recovery_event(service: str, segment: str, bytes_cut: int, events_kept: int) -> AuditEvent:
+def _recovery_event(folder: InstanceFolder, segment: str, bytes_cut: int, events_kept: int) -> AuditEvent:
     return AuditEvent(
-        actor=f"spiffe://hedgerow.local/service/{service}",
+        actor=f"spiffe://{folder.trust_domain}/service/{folder.service}",
         on_behalf_of="",
         action="audit.Recover",
         resources=(f"auditSegments/{segment}",),

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import structlog
 
 from hedgerow.errors import UnavailableError
+from hedgerow.identity import TRUST_DOMAIN
 from libs.audit.block_file import KEY_BYTES, Disk
 from libs.audit.commit_thread import CommitThread
 from libs.audit.event import AuditEvent
@@ -108,12 +109,14 @@ class AuditWriter:
         report: Report | None = None,
         limits: AuditLimits | None = None,
         disk: Disk | None = None,
+        trust_domain: str = TRUST_DOMAIN,
     ) -> None:
         """Touches nothing yet. Raises ValueError when `data_key` is not 32 bytes."""
         if len(data_key) != KEY_BYTES:
             raise ValueError(f"the audit data key has {len(data_key)} bytes; it must have {KEY_BYTES}")
         self._directory = directory
         self._service = service
+        self._trust_domain = trust_domain
         self._data_key = data_key
         self._report = report
         self._limits = limits or AuditLimits()
@@ -140,7 +143,8 @@ class AuditWriter:
         self._loop = asyncio.get_running_loop()
         self._thread = CommitThread(self._loop, f"audit-{self._service}")
         place = (self._directory, self._service, self._data_key)
-        acquire = partial(Instance.acquire, *place, segment_bytes=self._limits.segment_bytes, disk=self._disk)
+        size, domain = self._limits.segment_bytes, self._trust_domain
+        acquire = partial(Instance.acquire, *place, segment_bytes=size, disk=self._disk, trust_domain=domain)
         try:
             await self._thread.run(lambda: carry_out_reanchors(*place, self._disk))
             self._instance = await self._thread.run(acquire)

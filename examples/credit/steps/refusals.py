@@ -28,7 +28,6 @@ _CALL_SECONDS = 5.0
 # connection itself.
 _AWAY = "connection refused"
 _CLOSED = "closed in the TLS handshake"
-_INGESTION = "ingestion.hedgerow.local"
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,16 @@ class _BareChannel:
         return make(path, request_serializer=serializer, response_deserializer=deserializer)
 
 
+def _name(run: Run) -> str:
+    return f"ingestion.{run.context.trust_domain}"
+
+
 async def _without_certificate(run: Run) -> Refusal:
     identity, target = _identity(run), run.context.addresses["ingestion"]
     # The same channel with a certificate is answered, so what is missed below is the certificate.
-    async with secure_channel(target, _INGESTION, identity) as channel:
+    async with secure_channel(target, _name(run), identity) as channel:
         await _listing(_over(channel))()
-    async with pinned_channel(target, _INGESTION, identity.roots_pem) as channel:
+    async with pinned_channel(target, _name(run), identity.roots_pem) as channel:
         return await _make(
             Attempt("identity", "a caller without a certificate", "list the datasets", _listing(_over(channel)))
         )

@@ -68,6 +68,24 @@ test("a signal cancels a call", async () => {
   await assert.rejects(call, CallCancelledError);
 });
 
+test("a signal that is aborted already keeps a call from being made", async () => {
+  const unmade = hedgerow.forPurpose("unmade");
+  const options = { signal: AbortSignal.abort() };
+  await assert.rejects(unmade.ingestion.getDataset({ name: "datasets/d" }, options), CallCancelledError);
+  await assert.rejects(unmade.ingestion.appendRecords(three(), options), CallCancelledError);
+  await assert.rejects(unmade.governance.exportAuditTrail({}, options).next(), CallCancelledError);
+});
+
+test("a signal cancels an upload that waits for its answer", async () => {
+  const abort = new AbortController();
+  async function* abortedAfterTheLast(): AsyncGenerator<object> {
+    yield* three();
+    setImmediate(() => abort.abort());
+  }
+  const call = hedgerow.forPurpose("slow").ingestion.appendRecords(abortedAfterTheLast(), { signal: abort.signal });
+  await assert.rejects(call, CallCancelledError);
+});
+
 test("what is safe is tried again, what is not fails at once", async () => {
   await hedgerow.forPurpose("away_twice").ingestion.getDataset({ name: "datasets/d" });
   await assert.rejects(

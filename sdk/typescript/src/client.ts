@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Metadata, type ServiceError } from "@grpc/grpc-js";
 
 import type { RotatingChannel } from "./channel.js";
-import { fromServiceError, HedgerowError, UnavailableError } from "./errors.js";
+import { CallCancelledError, fromServiceError, HedgerowError, UnavailableError } from "./errors.js";
 import type { RetryBudget } from "./retry.js";
 
 const READ_SECONDS = 30;
@@ -50,7 +50,7 @@ export interface CallOptions {
   purpose?: string;
   /** Finds the call in logs and in the audit trail; made up when not set. */
   requestId?: string;
-  /** Cancels the call. */
+  /** Cancels the call; one that is aborted already keeps it from being made. */
   signal?: AbortSignal;
 }
 
@@ -110,26 +110,28 @@ class Rpc {
         if (!safe || !affordable || attempt + 1 === ATTEMPTS || Date.now() + pause >= deadline) {
           throw error;
         }
-        await sleep(pause, undefined, { signal: options.signal });
+        await sleep(pause, undefined, { signal: options.signal }).catch(() => {
+          throw cancelled();
+        });
       }
     }
   };
 
   /** One request, many answers; leaving the loop early cancels the call. */
   readonly stream = async function* (this: Rpc, request: any, options: CallOptions = {}): AsyncGenerator<unknown, void> {
+    throwIfAborted(options.signal);
     const call = this.channel
       .current()
       .makeServerStreamRequest(this.path, this.encode, this.decode, request, this.metadata(options), {
         deadline: this.deadline(options, STREAM_SECONDS),
       });
-    const cancel = (): void => call.cancel();
-    options.signal?.addEventListener("abort", cancel, { once: true });
+    const forget = onAbort(options.signal, () => call.cancel());
     try {
       yield* call;
     } catch (error) {
       throw typed(error);
     } finally {
-      options.signal?.removeEventListener("abort", cancel);
+      forget();
       call.cancel();
     }
   }.bind(this);
@@ -139,6 +141,7 @@ class Rpc {
     requests: AsyncIterable<unknown> | Iterable<unknown>,
     options: CallOptions = {},
   ): Promise<unknown> => {
+    throwIfAborted(options.signal);
     let call: ReturnType<ReturnType<RotatingChannel["current"]>["makeClientStreamRequest"]> | undefined;
     const answer = new Promise<unknown>((resolve, reject) => {
       call = this.channel
@@ -152,48 +155,46 @@ class Rpc {
           (error, value) => (error ? reject(typed(error)) : resolve(value)),
         );
     });
-    const sending = this.write(call!, requests, options.signal);
+    const forget = onAbort(options.signal, () => call?.cancel());
+    const sending = this.write(call!, requests);
     // A server may refuse before all is sent, so its answer counts; what the caller's iterator throws ends the call.
-    await Promise.race([answer, sending.then(() => answer)]).finally(() => call?.cancel());
+    await Promise.race([answer, sending.then(() => answer)]).finally(() => {
+      forget();
+      call?.cancel();
+    });
     return answer;
   };
 
-  private async write(call: any, requests: AsyncIterable<unknown> | Iterable<unknown>, signal?: AbortSignal): Promise<void> {
-    const cancel = (): void => call.cancel();
-    signal?.addEventListener("abort", cancel, { once: true });
-    try {
-      for await (const request of requests) {
-        if (call.destroyed || call.writableEnded) {
-          return;
-        }
-        if (!call.write(request)) {
-          await new Promise<void>((resolve) => {
-            call.once("drain", resolve);
-            call.once("close", resolve);
-            call.once("status", () => resolve());
-          });
-        }
+  private async write(call: any, requests: AsyncIterable<unknown> | Iterable<unknown>): Promise<void> {
+    for await (const request of requests) {
+      if (call.destroyed || call.writableEnded) {
+        return;
       }
-      call.end();
-    } finally {
-      signal?.removeEventListener("abort", cancel);
+      if (!call.write(request)) {
+        await new Promise<void>((resolve) => {
+          call.once("drain", resolve);
+          call.once("close", resolve);
+          call.once("status", () => resolve());
+        });
+      }
     }
+    call.end();
   }
 
   private once(request: unknown, metadata: Metadata, deadline: number, signal?: AbortSignal): Promise<unknown> {
     return new Promise((resolve, reject) => {
-      const cancel = (): void => call.cancel();
+      throwIfAborted(signal);
       const call = this.channel
         .current()
         .makeUnaryRequest(this.path, this.encode, this.decode, request, metadata, { deadline }, (error, value) => {
-          signal?.removeEventListener("abort", cancel);
+          forget();
           if (error) {
             reject(fromServiceError(error));
           } else {
             resolve(value);
           }
         });
-      signal?.addEventListener("abort", cancel, { once: true });
+      const forget = onAbort(signal, () => call.cancel());
     });
   }
 
@@ -221,6 +222,22 @@ class Rpc {
   };
 
   private readonly decode = (bytes: Buffer): unknown => this.method.responseType.decode(bytes);
+}
+
+function cancelled(): CallCancelledError {
+  return new CallCancelledError("CANCELLED", "Cancelled on client");
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) {
+    throw cancelled();
+  }
+}
+
+/** Listens for an abort until the function that it returns is called. */
+function onAbort(signal: AbortSignal | undefined, cancel: () => void): () => void {
+  signal?.addEventListener("abort", cancel, { once: true });
+  return () => signal?.removeEventListener("abort", cancel);
 }
 
 function typed(error: unknown): unknown {

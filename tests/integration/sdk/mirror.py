@@ -35,12 +35,15 @@ def descriptor(area: str) -> ServiceDescriptor:
 
 @dataclass
 class Mirror:
-    """What was called, and what the next calls fail with, last first: all, or those that state a purpose.
+    """What was called, with which unary requests, and what the next calls fail with, last first.
+
+    `failures` are for all calls, `failures_for` for those that state a purpose.
 
     A call that states the purpose of a gate waits until that opens. `answers` by RPC stand in for empty messages.
     """
 
     calls: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
     failures: list[HedgerowError] = field(default_factory=list)
     failures_for: dict[str, list[HedgerowError]] = field(default_factory=dict)
     delay: float = 0.0
@@ -71,6 +74,7 @@ class Mirror:
         answer = message_factory.GetMessageClass(method.output_type)
 
         async def unary(request: Any, call: Call) -> Any:
+            self.requests.append(request)
             await self.note(method, call)
             return self.answers.get(method.name, [answer()])[0]
 

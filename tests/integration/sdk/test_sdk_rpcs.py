@@ -134,6 +134,15 @@ async def test_one_budget_holds_for_all_clients_of_a_connection(suite: Suite) ->
         assert hedgerow._budgets["ingestion"].tokens == 100
 
 
+async def test_no_pause_goes_beyond_the_deadline_and_hides_why_a_call_failed(suite: Suite) -> None:
+    suite.mirror.delay = 1
+    suite.mirror.failures = [UnavailableError("draining", retry_after=29.5)]
+    async with Hedgerow.connect(suite.identity, suite.addresses) as hedgerow:
+        with pytest.raises(UnavailableError, match="draining"):
+            await hedgerow.rpcs.ingestion.get_dataset(GET, timeout=30)
+    assert len(suite.mirror.calls) == 1
+
+
 async def test_the_server_says_when_to_try_again(suite: Suite) -> None:
     suite.mirror.failures = [UnavailableError("draining", retry_after=60)]
     async with Hedgerow.connect(suite.identity, suite.addresses) as hedgerow:

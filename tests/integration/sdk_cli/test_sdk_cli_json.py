@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ ANSWERS: dict[str, list[Any]] = {
     "WatchTrainingSet": [features_pb2.TrainingSet(state=features_pb2.TrainingSet.STATE_SUCCEEDED)],
     "PredictEntities": [inference_pb2.PredictEntitiesResponse(predictions=[OK])],
     "ExplainEntities": [inference_pb2.ExplainEntitiesResponse(explanations=[{"prediction": OK}])],
+    "ExportAuditTrail": [],
     "VerifyAuditTrail": [governance_pb2.VerifyAuditTrailResponse(verified=True)],
     "GetPolicyBundle": [governance_pb2.PolicyBundle(version=1, content=b'{"principals": {}}', etag="e")],
     "CreateErasureRequest": [governance_pb2.ErasureRequest(name="erasureRequests/e")],
@@ -83,6 +85,7 @@ def arguments(tmp: Path) -> dict[tuple[str, ...], list[str]]:
         ("erase",): ["c1", "--domain", "d", "--yes"],
         ("policies", "publish"): [str(tmp / "policies")],
         ("completion",): ["zsh"],
+        ("certificates", "revoke"): ["3f9a12bc", "--yes"],
     }
 
 
@@ -119,6 +122,13 @@ async def test_an_error_in_json_has_what_a_program_decides_by(mirror: Mirror, ru
     assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "FIELD_INVALID")
     assert error["fields"] == {"name": "expected datasets/{dataset}"}
     assert error["message"].startswith("bad name (name: expected datasets/{dataset})")
+
+
+async def test_a_stop_in_json_is_an_error(run: Run, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    ran = await run("erase", "c1", "--domain", "d", "--output", "json")
+    assert (ran.code, ran.out, mirror.calls) == (1, "", [])
+    assert json.loads(ran.err[ran.err.index("{") :])["error"]["code"] == "CANCELLED"
 
 
 async def test_an_error_in_text_says_the_way_out(mirror: Mirror, run: Run) -> None:

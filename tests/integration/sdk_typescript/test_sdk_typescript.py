@@ -67,6 +67,7 @@ async def test_every_rpc_from_node(package: Path, tmp_path: Path) -> None:
     assert set(called) == {method.full_name for area in AREAS for method in descriptor(area).methods}
     assert len([1 for _, purpose in suite.mirror.calls if purpose == "away_twice"]) == 3
     assert len([1 for _, purpose in suite.mirror.calls if purpose == "away"]) == 1
+    assert not [name for name, purpose in suite.mirror.calls if purpose == "unmade"]
 
 
 async def rotate(suite: Suite) -> None:

@@ -87,8 +87,8 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     assert read_block_file(path, "x", KEY).torn_bytes == 100
 
 
-def open_instance(directory: Path) -> Instance:
-    return Instance.acquire(directory, "ingestion", KEY, segment_bytes=10_000, disk=Disk())
+def open_instance(directory: Path, trust_domain: str = "hedgerow.local") -> Instance:
+    return Instance.acquire(directory, "ingestion", KEY, segment_bytes=10_000, disk=Disk(), trust_domain=trust_domain)
 
 
 def blocks_of(directory: Path) -> list[Path]:
@@ -119,14 +119,14 @@ def test_a_torn_tail_is_cut_and_the_cut_is_an_event(tmp_path: Path) -> None:
     (path,) = blocks_of(tmp_path)
     path.write_bytes(path.read_bytes()[:-7])
 
-    recovered = open_instance(tmp_path)
+    recovered = open_instance(tmp_path, "example.org")
     assert recovered.head[0] == 3
     recovered.release()
     *kept, last = [item for _, item, _ in SegmentReader(read_block_file(path, folder.name(1), KEY).content)]
     assert kept == [event(1), event(2)]
     assert (last.action, last.actor, last.detail["events_kept"]) == (
         "audit.Recover",
-        "spiffe://hedgerow.local/service/ingestion",
+        "spiffe://example.org/service/ingestion",
         2,
     )
     assert last.detail["bytes_cut"] > 0

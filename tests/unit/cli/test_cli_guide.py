@@ -1,7 +1,9 @@
-"""The guides say what the command understands."""
+"""What the documents tell people to type exists: commands with their options, targets of make, modules of Python."""
 
+import importlib.util
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -10,8 +12,46 @@ import pytest
 from hedgerow.cli.__main__ import cli
 from hedgerow.sdk import definitions
 
-_GUIDES = Path(__file__).parents[3] / "docs" / "guide"
-_GUIDE = _GUIDES / "bring-your-own-data.md"
+_ROOT = Path(__file__).parents[3]
+_GUIDE = _ROOT / "docs" / "guide" / "bring-your-own-data.md"
+_DOCUMENTS = [
+    _ROOT / "README.md",
+    *sorted((_ROOT / "docs" / "guide").glob("*.md")),
+    *sorted((_ROOT / "docs" / "runbooks").glob("*.md")),
+]
+_BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+_HERE_DOCUMENT = re.compile(r"<<'(\w+)'\n.*?\n\1\n", re.DOTALL)
+_TARGETS = set(re.findall(r"^([\w-]+):", (_ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def _name(document: Path) -> str:
+    return str(document.relative_to(_ROOT))
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yields the command lines of a document: of its shell blocks, behind each prompt, and in the text."""
+    for language, block in _BLOCK.findall(text):
+        shown = _HERE_DOCUMENT.sub("\n", block).replace("\\\n", " ").splitlines()
+        if language == "sh":
+            yield from shown
+        elif language in ("", "console"):
+            yield from (line.removeprefix("$ ") for line in shown if line.startswith("$ "))
+    yield from re.findall(r"`(hedgerow [^`]+)`", _BLOCK.sub("", text))
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Yields the words of each command, those before and behind a pipe or another operator apart."""
+    for line in _lines(text):
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set("();<>|&"):
+                if words:
+                    yield words
+                words = []
+            elif words or not re.fullmatch(r"export|\w+=.*", word):
+                words.append(word)
 
 
 def test_the_definitions_of_the_guide_can_be_read(tmp_path: Path) -> None:
@@ -21,14 +61,30 @@ def test_the_definitions_of_the_guide_can_be_read(tmp_path: Path) -> None:
     assert {definition.kind for definition in definitions.load(path)} == set(definitions.REQUESTS)
 
 
-@pytest.mark.parametrize(("guide", "least"), [("bring-your-own-data.md", 15), ("sdk.md", 4)])
-def test_every_command_of_a_guide_exists_with_its_options(guide: str, least: int) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", (_GUIDES / guide).read_text(), re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if "hedgerow " in line and "echo '" not in line]
-    assert len(lines) > least
-    for line in lines:
-        words = shlex.split(line, comments=True)
-        _check(cli, words[words.index("hedgerow") + 1 :], line)
+@pytest.mark.parametrize("document", _DOCUMENTS, ids=_name)
+def test_every_command_of_a_document_exists_with_its_options(document: Path) -> None:
+    for words in _commands(document.read_text()):
+        line = shlex.join(words)
+        match words:
+            case ["hedgerow", *rest]:
+                _check(cli, rest, line)
+            case ["make", *rest]:
+                targets = {word for word in rest if "=" not in word and not word.startswith("-")}
+                assert targets <= _TARGETS, line
+            case ["python" | "python3", "-m", module, *_]:
+                assert importlib.util.find_spec(module), line
+
+
+def test_the_commands_are_found() -> None:
+    found = {
+        _name(document): [words for words in _commands(document.read_text()) if words[0] in ("hedgerow", "make")]
+        for document in _DOCUMENTS
+    }
+    assert len(found["README.md"]) >= 9
+    assert len(found["docs/guide/bring-your-own-data.md"]) >= 20
+    piped = shlex.split("hedgerow --as pia erase - --domain customers --yes")
+    assert piped in found["docs/guide/bring-your-own-data.md"]
+    assert shlex.split("hedgerow --as pia policies get") in found["docs/runbooks/DenialsUnusual.md"]
 
 
 def _check(command: click.Command, words: list[str], line: str) -> None:

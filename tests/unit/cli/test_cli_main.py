@@ -56,6 +56,32 @@ def test_wrong_use_is_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--output", "json", "lst"],
+        ["datasets", "lst", "--output=json"],
+        ["predict", "--output", "json"],
+        ["datasets", "list", "--nothing", "--output", "json"],
+        ["--output", "text", "datasets", "list", "--limit", "x", "--output", "json"],
+    ],
+)
+def test_wrong_use_is_told_in_json_to_who_asks_for_it(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    error = json.loads(told.err)["error"]
+    assert (told.out, error["code"], error["reason"]) == ("", "INVALID_ARGUMENT", "")
+    assert error["message"]
+    assert main([*arguments, "--output", "text"]) == 2
+    assert capsys.readouterr().err.startswith("Usage: hedgerow")
+
+
+@pytest.mark.parametrize("name", ["-- --output json", "lst --output", "lst --output xml"])
+def test_json_is_not_told_to_who_does_not_ask_for_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", *name.split()]) == 2
+    assert capsys.readouterr().err.startswith("Usage: hedgerow")
+
+
 def test_who_calls_must_be_clear(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "list"]) == 1
     assert "log in first: hedgerow login NAME" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What the clients add to plain calls: retries with one id, paging, waiting."""
 
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,24 +8,27 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hedgerow.client import ServiceClient
 from hedgerow.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
 from hedgerow.features.v1 import features_pb2
 from hedgerow.ingestion.v1 import ingestion_pb2 as pb
+from hedgerow.retry import RetryBudget
 from hedgerow.sdk.features import Features, matrix
 from hedgerow.sdk.ingestion import Ingestion
 
 
-class FailingClient:
-    """Stands for a client whose first appends fail."""
+class FailingClient(ServiceClient):
+    """The client, with a connection on which the first appends fail."""
 
-    def __init__(self, failures: list[Exception]) -> None:
+    def __init__(self, failures: list[Exception], budget: RetryBudget | None = None) -> None:
+        super().__init__(None, pb.DESCRIPTOR.services_by_name["IngestionService"], budget)  # type: ignore[arg-type]
         self.failures = failures
         self.sent: list[list[pb.AppendRecordsRequest]] = []
-        self.purposes: list[str] = []
+        self.calls: list[dict[str, Any]] = []
 
-    async def send(self, method: str, requests: Any, *, timeout: float, purpose: str) -> Any:
+    async def send(self, method: str, requests: Any, **context: Any) -> Any:
         self.sent.append([request async for request in requests])
-        self.purposes.append(purpose)
+        self.calls.append(context)
         if self.failures:
             raise self.failures.pop(0)
         return pb.AppendRecordsResponse(version=3)
@@ -33,20 +37,48 @@ class FailingClient:
 async def test_an_append_is_repeated_with_the_same_id() -> None:
     client = FailingClient([UnavailableError("away"), UnavailableError("away")])
     table = pa.table({"value": pa.array(range(1_200_000), pa.int64())})
-    answer = await Ingestion(client, "p").append("datasets/d", table)  # type: ignore[arg-type]
+    answer = await Ingestion(client, "p").append("datasets/d", table)
     assert answer.version == 3
     assert len({attempt[0].request_id for attempt in client.sent}) == 1
     assert client.sent[0][0].request_id
     assert [attempt[0].dataset for attempt in client.sent] == ["datasets/d"] * 3
     assert all(len(attempt) > 1 and not attempt[1].dataset for attempt in client.sent)
-    assert client.purposes == ["p"] * 3
+    assert [call["purpose"] for call in client.calls] == ["p"] * 3
+    assert len({call["request_id"] for call in client.calls}) == 1
+
+
+async def test_the_attempts_of_an_append_share_a_deadline_with_pauses_between() -> None:
+    client = FailingClient([UnavailableError("away")] * 4)
+    with pytest.raises(UnavailableError):
+        await Ingestion(client, "").append("datasets/d", pa.table({"value": [1]}), timeout=60)
+    left = [call["timeout"] for call in client.calls]
+    assert left[0] <= 60
+    # Jitter takes at most half of a pause of 0.1, 0.2 and 0.4 seconds.
+    pauses = [before - after for before, after in itertools.pairwise(left)]
+    assert len(pauses) == 3
+    assert all(pause >= least for pause, least in zip(pauses, (0.05, 0.1, 0.2), strict=True))
+
+
+async def test_an_append_does_not_wait_beyond_its_deadline() -> None:
+    client = FailingClient([UnavailableError("draining", retry_after=60)])
+    with pytest.raises(UnavailableError, match="draining"):
+        await Ingestion(client, "").append("datasets/d", pa.table({"value": [1]}), timeout=50)
+    assert len(client.sent) == 1
+
+
+async def test_appends_are_repeated_within_the_budget_of_the_connection() -> None:
+    budget = RetryBudget(max_tokens=4)
+    client = FailingClient([UnavailableError("away")] * 3, budget)
+    with pytest.raises(UnavailableError):
+        await Ingestion(client, "").append("datasets/d", pa.table({"value": [1]}))
+    assert (len(client.sent), budget.tokens) == (2, 2)
 
 
 @pytest.mark.parametrize("failure", [InvalidArgumentError("bad"), FailedPreconditionError("no")])
 async def test_a_refused_append_is_not_repeated(failure: Exception) -> None:
     client = FailingClient([failure])
     with pytest.raises(type(failure)):
-        await Ingestion(client, "").append("datasets/d", pa.table({"value": [1]}))  # type: ignore[arg-type]
+        await Ingestion(client, "").append("datasets/d", pa.table({"value": [1]}))
     assert len(client.sent) == 1
 
 

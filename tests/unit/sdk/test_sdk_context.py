@@ -1,5 +1,6 @@
 """Where a suite is."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,16 @@ _ADDRESSES = {service: f"127.0.0.1:{7440 + index}" for index, service in enumera
 
 
 def test_a_context_is_read_as_it_was_saved(tmp_path: Path) -> None:
-    saved = Context(tmp_path / "here", _ADDRESSES, "127.0.0.1:7441")
+    saved = Context(tmp_path / "here", _ADDRESSES, "127.0.0.1:7441", "suite.example.org")
     saved.save(b"roots")
     assert Context.load(tmp_path / "here") == saved
     assert saved.roots_file.read_bytes() == b"roots"
+
+
+def test_a_context_without_a_trust_domain_is_of_the_one_that_suites_have_by_default(tmp_path: Path) -> None:
+    content = {"addresses": _ADDRESSES, "enrolment": "127.0.0.1:7441"}
+    (tmp_path / "context.json").write_text(json.dumps(content))
+    assert Context.load(tmp_path).trust_domain == "hedgerow.local"
 
 
 def test_without_a_context_the_way_out_is_told(tmp_path: Path) -> None:
