@@ -59,7 +59,7 @@ async def _measure(served: Served) -> dict[str, float]:
     transport = _Transport(served.authority.user("ana").chain_pem)
     raw = BytesValue(value=b"x" * 160).SerializeToString()
     request = method.decode(raw)
-    state = chain._begin(transport)
+    state = chain._begin(method, transport)
     call = chain._admit(method, transport, state)
     served.audit.events = _Forgetful()
 
@@ -70,11 +70,11 @@ async def _measure(served: Served) -> dict[str, float]:
     await authorise()
 
     def begin() -> None:
-        chain._end(chain._begin(transport))
+        chain._begin(method, transport)
+        chain._end(method)
 
     def admit() -> None:
         chain._admit(method, transport, state)
-        chain._working = 0
 
     return {
         "request id, purpose, in flight": await _each(begin, False),
@@ -84,9 +84,9 @@ async def _measure(served: Served) -> dict[str, float]:
         "describe and Cedar (cached)": await _each(authorise, True),
         "handler": await _each(lambda: method.handler(request, call), True),
         "encode": await _each(lambda: method.encode(request), False),
-        "audit, buffered and folded": await _each(lambda: chain._record(method, state, "OK"), True),
-        "audit, durable (one caller)": await _each(lambda: chain._record(durable, state, "OK"), True),
-        "metrics": await _each(lambda: chain._measure(method, state, "OK"), False),
+        "audit, buffered and folded": await _each(lambda: chain._outcomes.record(method, state, "OK"), True),
+        "audit, durable (one caller)": await _each(lambda: chain._outcomes.record(durable, state, "OK"), True),
+        "metrics": await _each(lambda: chain._outcomes.measure(method, state, "OK"), False),
         "all of them, unary": await _each(lambda: chain.unary(method, raw, transport), True),
     }
 

@@ -5,11 +5,12 @@ Secrets never come by value: a variable names the file or the key that holds one
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,6 +24,10 @@ class ServiceConfig(BaseSettings):
     transport: Literal["aio", "lane"] = Field(default="aio", description="What carries the calls of that port.")
     lane_listen: str = Field(default="", description="host:port of a second port on the fast lane, or none.")
     metrics_listen: str = Field(default="127.0.0.1:0", description="host:port of the Prometheus endpoint.")
+    metrics_readers: frozenset[str] = Field(
+        default=frozenset({"service/prometheus", "user/operator"}),
+        description="Who may scrape that endpoint beside the service itself, as JSON.",
+    )
     data_dir: Path = Field(description="Folder of the service's identity, data, policies and audit segments.")
     trust_dir: Path = Field(description="Folder with enrolment-ca.pem and policy-keys.json.")
     trust_domain: str = Field(default="hedgerow.local", description="SPIFFE trust domain.")
@@ -45,6 +50,18 @@ class ServiceConfig(BaseSettings):
     drain_notice_seconds: float = Field(default=0.2, ge=0, description="NOT_SERVING before new calls are refused.")
     drain_grace_seconds: float = Field(default=20.0, ge=0, description="Time for calls in progress at shutdown.")
     worker_threads: int = Field(default=8, ge=1, le=64, description="Threads for blocking work.")
+    workers: int = Field(
+        default=1, ge=1, description="Processes that share the ports, at most two a processor; features and inference."
+    )
+    worker_channel: int | None = Field(default=None, description="Set by the parent of several workers, not by hand.")
+
+    @field_validator("workers")
+    @classmethod
+    def _check_workers(cls, workers: int) -> int:
+        most = 2 * len(os.sched_getaffinity(0))
+        if workers > most:
+            raise ValueError(f"must be at most {most}, two for each processor of this machine")
+        return workers
 
 
 class LakeConfig(ServiceConfig):

@@ -198,9 +198,9 @@ def unknown_method(path: str) -> grpc.RpcMethodHandler:
     return grpc.stream_stream_rpc_method_handler(handle)
 
 
-def build_server(chain: Chain, services: Sequence[Service]) -> grpc.aio.Server:
-    """Return a server with every method behind the chain; add a port and start it."""
-    server = grpc.aio.server(options=OPTIONS)
+def build_server(chain: Chain, services: Sequence[Service], *, shared: bool = False) -> grpc.aio.Server:
+    """Return a server with every method behind the chain; add a port, which processes may share, and start it."""
+    server = grpc.aio.server(options=tuple({**dict(OPTIONS), "grpc.so_reuseport": int(shared)}.items()))
     server.add_generic_rpc_handlers((_Handlers(chain, services),))
     return server
 

@@ -1,83 +1,43 @@
 """The links that every call passes, in one order on every transport.
 
 identity → capacity → deadline → rate → decode → authorise → handler → encode → audit, with metrics and a trace around
-them. Each link is a short step below; handlers see a typed ``Call`` and raise typed errors. Whatever else goes wrong is
-INTERNAL with a fixed text, and the log gets its type and place under the request id.
+them. Each link is a short step below; handlers see a typed ``Call`` and raise typed errors. How calls end is in
+``outcome``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from hedgerow.client import ON_BEHALF_OF_KEY, PURPOSE_KEY, REQUEST_ID_KEY
+from hedgerow.client import ON_BEHALF_OF_KEY
 from hedgerow.errors import (
-    CallCancelledError,
-    DeadlineExceededError,
-    HedgerowError,
-    InternalError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
     UnauthenticatedError,
-    UnavailableError,
     UnimplementedError,
 )
-from libs.audit import AuditEvent
-from libs.authz import Authorizer, Decision, Resource
+from libs.authz import Authorizer, Resource
 from libs.authz.bundle import principal_kind
 from libs.authz.resource import NO_ATTRIBUTES
 from libs.identity.trust import TrustStore
 from libs.rpc.call import Call, Caller, TransportCall
 from libs.rpc.delegation import DelegationSigner, DelegationVerifier
+from libs.rpc.outcome import MAX_TEXT, AuditSink, Outcomes, State, denied, event_of, overloaded, shutting_down
 from libs.rpc.rate_limit import RateLimiter
 from libs.rpc.service import Audit, Method
-from libs.telemetry import CallMetrics, Tracer, fault_location, get_logger
+from libs.telemetry import CallMetrics, Tracer
 
 TLS_VERSION = "TLSv1.3"
-MAX_TEXT = 128
 # Longer than any valid name, so what is cut to it stays unknown, and stays small in caches, errors and the audit trail.
 MAX_NAME = 256
 MAX_NAMED = 64
-log = get_logger()
-
-
-class AuditSink(Protocol):
-    """Where audit events go."""
-
-    def require_writable(self) -> None:
-        """Raise UnavailableError when an event would not be taken over just now."""
-
-    async def append(self, event: AuditEvent) -> None:
-        """Return when the event is on disk; raise UnavailableError when it cannot be."""
-
-    def fold(self, event: AuditEvent) -> None:
-        """Take the event over; like events become one with a count. Raise UnavailableError when there is no room."""
-
-
-@dataclass(slots=True)
-class _State:
-    """What the links learn of one call."""
-
-    started: float
-    request_id: str
-    purpose: str
-    caller: Caller | None = None
-    certificate_pem: bytes = b""
-    resources: tuple[str, ...] = ()
-    decision: Decision | None = None
-    call: Call | None = None
-    bounded: bool = False
-    """Whether the caller set a deadline, which the transport enforces."""
-    working: bool = False
-    """Whether it takes one of the places of ``max_calls``."""
 
 
 class Chain:
@@ -101,13 +61,14 @@ class Chain:
         self._authorizer = authorizer
         self._audit = audit
         self._metrics = metrics
+        self._outcomes = Outcomes(audit, metrics)
         self._tracer = tracer
         self._limiter = limiter
         self._verifier = verifier
         self._signer = signer
         self._max_calls = max_calls
         self._default_deadline = default_deadline
-        self._in_flight = self._working = 0
+        self._working = 0
         self._callers: dict[tuple[str, str | None], Caller] = {}
         self._watches: set[asyncio.Task[Any]] = set()
         self._idle: asyncio.Event | None = None  # while somebody waits for it
@@ -115,87 +76,94 @@ class Chain:
         metrics.add_in_flight(lambda: self._working, max_calls)
 
     def drain(self) -> None:
-        """Refuse new calls and end the watches: they have no end of their own, and their callers open them elsewhere."""
+        """Refuse new calls and end the watches: they have no end of their own, and their callers open them elsewhere.
+
+        Health goes on until the port is closed.
+        """
         self.draining = True
         for task in self._watches:
             task.cancel()
 
     async def wait_idle(self) -> None:
-        """Return when no call is in progress."""
-        if self._in_flight:
+        """Return when no call is in progress, but for those of health."""
+        if self._working or self._watches:
             self._idle = self._idle or asyncio.Event()
             await self._idle.wait()
+
+    def shed(self) -> None:
+        """Count a call that a transport refused for want of room, before it came here."""
+        self._metrics.failed(ResourceExhaustedError.default_reason)
 
     # ---- the four kinds of call, all built from the same links
 
     async def unary(self, method: Method, raw: bytes, transport: TransportCall) -> bytes:
         """Answer one request with one response."""
-        state = self._begin(transport)
+        state = self._begin(method, transport)
         try:
-            if self._tracer.sampled(transport.metadata()):
-                with self._tracer.span(method.path, transport.metadata()):
+            if self._tracer.sampled(state.metadata):
+                with self._tracer.span(method.path, state.metadata):
                     return await self._unary(method, raw, transport, state)
             return await self._unary(method, raw, transport, state)
         except BaseException as error:
-            raise await self._failed(method, state, error) from None
+            raise self._outcomes.failed(method, state, error) from None
         finally:
-            self._end(state)
+            self._end(method)
 
-    async def _unary(self, method: Method, raw: bytes, transport: TransportCall, state: _State) -> bytes:
+    async def _unary(self, method: Method, raw: bytes, transport: TransportCall, state: State) -> bytes:
         call = self._admit(method, transport, state)
         request = _decode(method, raw)
         await self._authorise(method, request, state)
         self._metrics.started(state.started)
-        if state.bounded:
+        if state.allowed is not None:
             response = await method.handler(request, call)
         else:
             async with asyncio.timeout(self._default_deadline):
                 response = await method.handler(request, call)
         encoded = method.encode(response)
         if method.access.audit is Audit.BUFFERED:
-            self._audit.fold(_event(method, state, "OK"))
+            self._audit.fold(event_of(method, state, "OK"))
         else:
-            await self._record(method, state, "OK")
-        self._measure(method, state, "OK")
+            await self._outcomes.record(method, state, "OK")
+        self._metrics.ended(method.path, "OK", time.perf_counter() - state.started)
         return encoded
 
     async def stream(
         self, method: Method, raws: AsyncIterator[bytes], transport: TransportCall
     ) -> AsyncIterator[bytes]:
         """Answer with a stream, or a stream with an answer: every kind but unary."""
-        state = self._begin(transport)
-        task = asyncio.current_task() if method.is_watch else None
+        state = self._begin(method, transport)
+        task = asyncio.current_task() if method.is_watch and not method.access.always_open else None
         if task is not None:
             self._watches.add(task)
         try:
-            with self._tracer.stream_span(method.path, transport.metadata()):
+            with self._tracer.stream_span(method.path, state.metadata):
                 call = self._admit(method, transport, state)
                 responses = await self._open(method, raws, state, call)
                 # A stream with personal data leaves only after its event is durable, so the event comes first.
                 if method.server_streaming:
-                    await self._record(method, state, "OK")
+                    await self._outcomes.record(method, state, "OK")
                     async for response in responses:
                         self._trust.judge_open(state.certificate_pem)
                         yield method.encode(response)
                 else:
                     encoded = method.encode(await responses)
-                    await self._record(method, state, "OK")
+                    await self._outcomes.record(method, state, "OK")
                     yield encoded
-            self._measure(method, state, "OK")
+            self._outcomes.measure(method, state, "OK")
         except GeneratorExit:
-            self._measure(method, state, "CANCELLED")
+            self._outcomes.cut_off(method, state)
             raise
         except BaseException as error:
             if task is not None and self.draining and isinstance(error, asyncio.CancelledError):
                 task.uncancel()
-                error = _shutting_down()
-            raise await self._failed(method, state, error) from None
+                error = shutting_down()
+            raise self._outcomes.failed(method, state, error) from None
         finally:
             if task is not None:
                 self._watches.discard(task)
-            self._end(state)
+            self._end(method)
 
-    async def _open(self, method: Method, raws: AsyncIterator[bytes], state: _State, call: Call) -> Any:
+    async def _open(self, method: Method, raws: AsyncIterator[bytes], state: State, call: Call) -> Any:
         first = _decode(method, await _first(raws))
         await self._authorise(method, first, state)
         self._metrics.started(state.started)
@@ -204,7 +172,7 @@ class Chain:
         return method.handler(self._requests(method, first, raws, state), call)
 
     async def _requests(
-        self, method: Method, first: Any, raws: AsyncIterator[bytes], state: _State
+        self, method: Method, first: Any, raws: AsyncIterator[bytes], state: State
     ) -> AsyncIterator[Any]:
         """Yield the requests of a stream, each authorised for whatever it names.
 
@@ -219,56 +187,45 @@ class Chain:
                     state.resources = ()
                 await self._authorise(method, request, state)
                 if method.server_streaming:
-                    await self._record(method, state, "OK")
+                    await self._outcomes.record(method, state, "OK")
             yield request
 
     # ---- the links
 
-    def _begin(self, transport: TransportCall) -> _State:
-        metadata = transport.metadata()
-        self._in_flight += 1
-        request_id = metadata.get(REQUEST_ID_KEY, "")[:MAX_TEXT] or os.urandom(16).hex()
-        return _State(time.perf_counter(), request_id, metadata.get(PURPOSE_KEY, "")[:MAX_TEXT])
+    def _begin(self, method: Method, transport: TransportCall) -> State:
+        state = State(transport.metadata())
+        self._working += method.takes_place
+        return state
 
-    def _end(self, state: _State) -> None:
-        self._in_flight -= 1
-        self._working -= state.working
-        if self._idle is not None and not self._in_flight:
+    def _end(self, method: Method) -> None:
+        self._working -= method.takes_place
+        if self._idle is not None and not (self._working or self._watches):
             self._idle.set()
             self._idle = None
 
-    def _admit(self, method: Method, transport: TransportCall, state: _State) -> Call:
+    def _admit(self, method: Method, transport: TransportCall, state: State) -> Call:
         caller = state.caller = self._identify(transport, state)
         access, clock = method.access, transport.time_left
-        if access.audit is not Audit.NONE:
-            # Health and watches of state stay open to the last, so that probes tell the truth under load and in drain.
+        if not access.always_open:
             if self.draining:
-                raise _shutting_down()
-            self._check_capacity(state)
-            # Before any work: a change must not take effect when its event cannot be written.
-            self._audit.require_writable()
-        state.bounded = clock() is not None
-        if access.deadline_required and not state.bounded:
-            raise InvalidArgumentError(
-                "this call needs a deadline; set a timeout in the client", reason="DEADLINE_REQUIRED"
-            )
-        self._limiter.check(caller.on_behalf_of or caller.principal)
-        if not state.bounded:
+                raise shutting_down()
+            if self._working > self._max_calls:
+                raise overloaded(self._max_calls)
+            if access.audit is not Audit.NONE:
+                # Before any work: a change must not take effect when its event cannot be written.
+                self._audit.require_writable()
+        allowed = state.allowed = clock()
+        if allowed is None:
+            if access.deadline_required:
+                raise InvalidArgumentError(
+                    "this call needs a deadline; set a timeout in the client", reason="DEADLINE_REQUIRED"
+                )
             clock = self._clock(transport)
+        self._limiter.check(caller.on_behalf_of or caller.principal)
         call = state.call = Call(
-            caller, state.purpose, state.request_id, transport.metadata(), clock, self._signer.token,
-            binary_metadata=transport.binary_metadata,
+            caller, state.purpose, state.request_id, state.metadata, clock, self._signer.token, transport.binary_metadata
         )  # fmt: skip
         return call
-
-    def _check_capacity(self, state: _State) -> None:
-        # Watches of health, one for each client, stay for hours and cost nothing: they take no place.
-        if self._working >= self._max_calls:
-            raise ResourceExhaustedError(
-                f"{self._max_calls} calls are in progress; try again shortly", reason="OVERLOADED", retry_after=0.1
-            )
-        self._working += 1
-        state.working = True
 
     def _clock(self, transport: TransportCall) -> Callable[[], float | None]:
         fallback = time.monotonic() + self._default_deadline
@@ -279,7 +236,7 @@ class Chain:
 
         return left
 
-    def _identify(self, transport: TransportCall, state: _State) -> Caller:
+    def _identify(self, transport: TransportCall, state: State) -> Caller:
         peer = transport.peer()
         if peer is None:
             raise UnauthenticatedError("a client certificate is required")
@@ -287,7 +244,7 @@ class Chain:
             raise UnauthenticatedError("TLS 1.3 is required")
         principal = self._trust.judge(peer.certificate_pem).spiffe_id
         state.certificate_pem = peer.certificate_pem
-        token = transport.metadata().get(ON_BEHALF_OF_KEY)
+        token = state.metadata.get(ON_BEHALF_OF_KEY)
         behalf = self._verifier.verify(token, peer=principal, purpose=state.purpose) if token else None
         caller = self._callers.get((principal, behalf))
         if caller is None:
@@ -299,12 +256,12 @@ class Chain:
             caller = self._callers[principal, behalf] = Caller(principal, kind, name, behalf)
         return caller
 
-    async def _authorise(self, method: Method, request: Any, state: _State) -> None:
+    async def _authorise(self, method: Method, request: Any, state: State) -> None:
         caller = state.caller
         if caller is None:
             raise AssertionError("the caller is identified before it is authorised")
         access = method.access
-        granted = bool(access.granted) and await access.granted(request, caller)  # type: ignore[misc]
+        granted = access.granted is not None and await access.granted(request, caller)
         missing: NotFoundError | None = None
         for position, resource in enumerate(access.resources(request)):
             if len(resource.name) > MAX_NAME:
@@ -329,64 +286,12 @@ class Chain:
                 )
                 state.decision = decision
                 if not decision.permitted:
-                    raise _denied(method, resource.name, state.purpose, decision)
+                    raise denied(method, resource.name, state.purpose, decision)
         if state.decision is None:
             raise PermissionDeniedError("the first message of the call names no resource")
         if missing is not None:
             # It had no purposes to hold the call to. Should it be made this moment, no handler must find it unguarded.
             raise missing
-
-    # ---- how a call ends
-
-    def _measure(self, method: Method, state: _State, code: str) -> None:
-        self._metrics.ended(method.path, code, time.perf_counter() - state.started)
-
-    async def _record(self, method: Method, state: _State, code: str) -> None:
-        mode = method.access.audit
-        if mode is Audit.DURABLE:
-            await self._audit.append(_event(method, state, code))
-        elif mode is Audit.BUFFERED:
-            self._audit.fold(_event(method, state, code))
-
-    async def _failed(self, method: Method, state: _State, error: BaseException) -> BaseException:
-        """Record a call that failed and return what the transport is to report."""
-        if isinstance(error, asyncio.CancelledError):
-            self._measure(method, state, "CANCELLED")
-            self._note(method, state, "CANCELLED")
-            return error
-        if not isinstance(error, Exception):
-            return error
-        failure = self._translate(error, state, method)
-        self._measure(method, state, failure.code_name)
-        self._metrics.failed(failure.reason)
-        self._note(method, state, failure.code_name)
-        return failure
-
-    def _note(self, method: Method, state: _State, code: str) -> None:
-        """Audit a failure without making the caller wait; it gets no data, so nothing leaves unaudited."""
-        if method.access.audit is Audit.NONE and code not in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
-            return
-        try:
-            # Folded, so that a flood of like refusals stays one event a second.
-            self._audit.fold(_event(method, state, code))
-        except UnavailableError:
-            log.error("audit_unavailable", action=method.action, request_id=state.request_id)
-
-    def _translate(self, error: Exception, state: _State, method: Method) -> HedgerowError:
-        if isinstance(error, HedgerowError):
-            return error
-        if isinstance(error, TimeoutError):
-            return DeadlineExceededError("the call ran past its deadline and was stopped")
-        log.error(
-            "call_failed",
-            action=method.action,
-            request_id=state.request_id,
-            error=type(error).__name__,
-            where=fault_location(error),
-        )
-        return InternalError(
-            "the server failed; give its operator the request id", metadata={"request_id": state.request_id}
-        )
 
 
 async def refuse_unknown(path: str) -> None:
@@ -419,39 +324,4 @@ async def _first(raws: AsyncIterator[bytes]) -> bytes:
     raise InvalidArgumentError("the stream ended before its first message", reason="MESSAGE_MALFORMED")
 
 
-def _shutting_down() -> UnavailableError:
-    return UnavailableError("the server is shutting down; try another replica", reason="NOT_SERVING")
-
-
-def _denied(method: Method, resource: str, purpose: str, decision: Decision) -> PermissionDeniedError:
-    metadata = {"action": method.action, "resource": resource}
-    if decision.about_purpose:
-        stated = f"the purpose {purpose!r} is not among those" if purpose else "no purpose is stated; state one"
-        return PermissionDeniedError(
-            f"{stated} that both {resource} and the caller allow",
-            reason="PURPOSE_NOT_PERMITTED",
-            metadata=metadata | {"purpose": purpose},
-        )
-    return PermissionDeniedError(f"no policy permits {method.action} on {resource}", metadata=metadata)
-
-
-def _event(method: Method, state: _State, code: str) -> AuditEvent:
-    caller, decision = state.caller, state.decision
-    denied = code in ("PERMISSION_DENIED", "UNAUTHENTICATED")
-    return AuditEvent(
-        caller.principal if caller else "",
-        (caller.on_behalf_of or "") if caller else "",
-        method.action,
-        state.resources,
-        state.purpose,
-        "deny" if denied else "permit",
-        decision.policies if decision else (),
-        code,
-        state.request_id,
-        time.time_ns(),
-        1,
-        state.call.audit_detail if state.call else {},
-    )
-
-
-__all__: Sequence[str] = ("AuditSink", "CallCancelledError", "Chain", "refuse_unknown")
+__all__: Sequence[str] = ("MAX_TEXT", "AuditSink", "Chain", "refuse_unknown")

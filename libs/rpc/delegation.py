@@ -5,7 +5,7 @@ A token is a JWS (ES256) signed with the private key of the calling service's ow
 
 1. its certificate chains to the trusted roots and its SPIFFE ID is that of the peer of this very call, a service; so it is
    of no use to whoever it is shown to;
-2. it has not expired, and its life is at most an hour;
+2. neither it nor its certificate has expired, and its life is at most an hour;
 3. its purpose is the one the call states.
 
 The service it is shown to then asks Cedar twice: may the peer, and may the principal? See ``docs/adr/0005-delegation.md``.
@@ -34,34 +34,45 @@ MAX_CACHED = 1024
 _ALGORITHM = "ES256"
 
 
+class _Key:
+    """What an identity signs with, taken apart once."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        der = serialization.Encoding.DER
+        certificates = x509.load_pem_x509_certificates(identity.chain_pem)
+        self.header = {"x5c": [base64.b64encode(c.public_bytes(der)).decode() for c in certificates]}
+        self.private: Any = serialization.load_pem_private_key(identity.key_pem, password=None)
+        self.expire_time = identity.expire_time.timestamp()
+
+
 class DelegationSigner:
     """Signs tokens with the current identity of this service."""
 
     def __init__(self, identity: Callable[[], Identity]) -> None:
         self._identity = identity
-        self._cache: dict[tuple[str, str, str], tuple[float, str]] = {}
+        self._key: _Key | None = None
+        self._cache: dict[tuple[str, str], tuple[float, str]] = {}
 
     def token(self, principal: str, purpose: str, lifetime: float) -> str:
-        """Return a token for any audience of the suite.
+        """Return a token for any audience of the suite; it lives no longer than the certificate that proves it.
 
         A token with at least half of its life left is handed out again: signing is dear on a hot path.
         """
-        lifetime = min(lifetime, MAX_LIFETIME)
-        identity = self._identity()
-        key = (principal, purpose, identity.spiffe_id)
-        now = time.time()
-        cached = self._cache.get(key)
-        if cached is not None and cached[0] - now >= lifetime / 2:
+        key, identity = self._key, self._identity()
+        if key is None or key.identity is not identity:
+            key = self._key = _Key(identity)
+            self._cache.clear()
+        lifetime, now = min(lifetime, MAX_LIFETIME), time.time()
+        cached = self._cache.get((principal, purpose))
+        if cached is not None and cached[0] >= min(now + lifetime / 2, key.expire_time):
             return cached[1]
-        certificates = x509.load_pem_x509_certificates(identity.chain_pem)
-        der = serialization.Encoding.DER
-        header = {"x5c": [base64.b64encode(c.public_bytes(der)).decode() for c in certificates]}
-        claims = {"sub": principal, "purpose": purpose, "iat": int(now), "exp": int(now + lifetime)}
-        key_object = serialization.load_pem_private_key(identity.key_pem, password=None)
-        token = jwt.encode(claims, key_object, algorithm=_ALGORITHM, headers=header)  # type: ignore[arg-type]
+        expire_time = min(now + lifetime, key.expire_time)
+        claims = {"sub": principal, "purpose": purpose, "iat": int(now), "exp": int(expire_time)}
+        token = jwt.encode(claims, key.private, algorithm=_ALGORITHM, headers=key.header)
         if len(self._cache) >= MAX_CACHED:
             self._cache.clear()
-        self._cache[key] = (now + lifetime, token)
+        self._cache[principal, purpose] = (expire_time, token)
         return token
 
 
@@ -126,7 +137,8 @@ class DelegationVerifier:
             raise _refused("it lives too long")
         if principal_kind(str(claims["sub"])) is None:
             raise _refused("it is for neither a user nor a service")
-        return Delegation(spiffe_id(leaf), str(claims["sub"]), str(claims.get("purpose", "")), float(claims["exp"]))
+        expire_time = min(float(claims["exp"]), leaf.not_valid_after_utc.timestamp())
+        return Delegation(spiffe_id(leaf), str(claims["sub"]), str(claims.get("purpose", "")), expire_time)
 
     def _check_chain(self, leaf: x509.Certificate, intermediates: list[x509.Certificate]) -> None:
         store = verification.Store(x509.load_pem_x509_certificates(self._roots_pem()))

@@ -16,8 +16,9 @@ import grpc.aio
 from hedgerow.errors import UnauthenticatedError, UnavailableError
 from hedgerow.identity import IdentityFolder
 from libs.rpc.aio_transport import OPTIONS, AioCall, rotating_credentials, unary_handler, unknown_method
-from libs.rpc.call import Call, Caller, Peer, TransportCall
-from libs.rpc.chain import TLS_VERSION, Chain, _State
+from libs.rpc.call import Caller, Peer, TransportCall
+from libs.rpc.chain import TLS_VERSION, Chain
+from libs.rpc.outcome import State
 from libs.rpc.service import Method, Service
 from libs.telemetry import get_logger
 
@@ -29,18 +30,13 @@ log = get_logger()
 class OpenChain(Chain):
     """The chain of an open port."""
 
-    def _admit(self, method: Method, transport: TransportCall, state: _State) -> Call:
-        # Its methods are not audited by the chain, but no probe may pass here: the bound holds for all.
-        self._check_capacity(state)
-        return super()._admit(method, transport, state)
-
-    def _identify(self, transport: TransportCall, state: _State) -> Caller:
+    def _identify(self, transport: TransportCall, state: State) -> Caller:
         peer = transport.peer()
         if peer is None or peer.tls_version != TLS_VERSION:
             raise UnauthenticatedError("TLS 1.3 is required")
         return ANONYMOUS
 
-    async def _authorise(self, method: Method, request: object, state: _State) -> None:
+    async def _authorise(self, method: Method, request: object, state: State) -> None:
         """Nothing to decide: the handler checks the credential in the request."""
 
 

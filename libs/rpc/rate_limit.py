@@ -15,7 +15,8 @@ class RateLimiter:
     def __init__(self, per_second: float, burst: float) -> None:
         self._rate = per_second
         self._burst = burst
-        self._buckets: dict[str, tuple[float, float]] = {}
+        # Of each principal: its tokens and when they were counted.
+        self._buckets: dict[str, list[float]] = {}
 
     def check(self, principal: str) -> None:
         """Take one token of the principal's bucket.
@@ -35,9 +36,12 @@ class RateLimiter:
                 reason="RATE_LIMITED",
                 retry_after=wait,
             )
-        if bucket is None and len(self._buckets) >= MAX_BUCKETS:
+        if bucket is not None:
+            bucket[0], bucket[1] = tokens - 1.0, now
+            return
+        if len(self._buckets) >= MAX_BUCKETS:
             # Full buckets carry no state worth keeping; forget those first.
             self._buckets = {p: b for p, b in self._buckets.items() if b[0] + (now - b[1]) * self._rate < self._burst}
             if len(self._buckets) >= MAX_BUCKETS:
                 self._buckets.clear()
-        self._buckets[principal] = (tokens - 1.0, now)
+        self._buckets[principal] = [tokens - 1.0, now]

@@ -42,8 +42,10 @@ class Port(Protocol):
 class _AioPort:
     """The port of ``grpc.aio``, whose clients learn of a drain from health and from the refusals of the chain."""
 
-    def __init__(self, chain: Chain, services: Sequence[Service], folder: IdentityFolder, listen: str) -> None:
-        self._server = build_server(chain, services)
+    def __init__(
+        self, chain: Chain, services: Sequence[Service], folder: IdentityFolder, listen: str, shared: bool
+    ) -> None:
+        self._server = build_server(chain, services, shared=shared)
         self._listen = listen
         self._credentials = rotating_credentials(folder)
 
@@ -63,7 +65,7 @@ def _port(
     transport: Transport, chain: Chain, services: Sequence[Service], folder: IdentityFolder, listen: str, shared: bool
 ) -> Port:
     if transport == "aio":
-        return _AioPort(chain, services, folder, listen)
+        return _AioPort(chain, services, folder, listen, shared)
     from libs.rpc.lane import LanePort  # whoever does not choose it needs none of its parts
 
     return LanePort(chain, services, folder, listen, shared=shared)
@@ -97,7 +99,7 @@ class Server:
             listen: ``host:port``; port 0 picks a free one.
             transport: what carries the calls of that port.
             lane_listen: ``host:port`` of a second port with the same services on the fast lane, or none.
-            shared: whether several processes listen on the same ports of the fast lane.
+            shared: whether several processes listen on the same ports.
         """
         names = [service.name for service in services]
         self.health = Health(names)

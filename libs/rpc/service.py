@@ -26,7 +26,7 @@ class Audit(enum.Enum):
     BUFFERED = "buffered"
     """Soon after: for predictions and other hot reads; like calls are folded into one event."""
     NONE = "none"
-    """Not audited when permitted: health and watches of state. A denial always is."""
+    """Not audited when permitted: health, watches of state, and what ships the trail. A denial always is."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Access:
         creates: whether the first resource is the one that the call makes, which need not exist yet.
         granted: whether a request carries a valid grant of the resource's owner.
         deadline_required: False only for the standard protocols, whose clients send none.
+        always_open: whether it is answered under any load and to the end of a drain: only for health, so that probes are
+            told the truth. It takes no place of ``max_calls``, and nothing waits for its end.
         max_message_bytes: the largest request message.
     """
 
@@ -48,6 +50,7 @@ class Access:
     granted: Callable[[Any, Caller], Awaitable[bool]] | None = None
     creates: bool = False
     deadline_required: bool = True
+    always_open: bool = False
     max_message_bytes: int = 4 * MIB
 
 
@@ -63,6 +66,8 @@ class Method:
         handler: the bound method of the servicer.
         is_unary: one message each way.
         is_watch: whether it streams states for as long as the caller listens.
+        takes_place: whether it counts towards ``max_calls``. Watches, one for each client, stay for hours and cost
+            nothing.
     """
 
     path: str
@@ -76,11 +81,13 @@ class Method:
     server_streaming: bool
     is_unary: bool = field(init=False)
     is_watch: bool = field(init=False)
+    takes_place: bool = field(init=False)
 
     def __post_init__(self) -> None:
         watches = self.server_streaming and self.path.rpartition("/")[2].startswith("Watch")
         object.__setattr__(self, "is_unary", not (self.client_streaming or self.server_streaming))
         object.__setattr__(self, "is_watch", watches)
+        object.__setattr__(self, "takes_place", not (watches or self.access.always_open))
 
 
 async def describe_nothing(resource: Resource) -> ResourceAttributes:

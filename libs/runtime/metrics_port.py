@@ -10,8 +10,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from hedgerow.errors import UnavailableError
+from hedgerow.errors import UnauthenticatedError, UnavailableError
 from hedgerow.identity import Identity
+from libs.identity.trust import TrustStore
 from libs.telemetry import serve_metrics
 
 RETRY_SECONDS = 1.0
@@ -25,7 +26,13 @@ class MetricsPort:
     """
 
     def __init__(
-        self, registry: CollectorRegistry, listen: str, identity: Callable[[], Identity], folder: Path
+        self,
+        registry: CollectorRegistry,
+        listen: str,
+        identity: Callable[[], Identity],
+        folder: Path,
+        trust: TrustStore,
+        readers: frozenset[str],
     ) -> None:
         """Open nothing yet.
 
@@ -34,11 +41,15 @@ class MetricsPort:
             listen: ``host:port``; port 0 picks a free one.
             identity: returns the newest identity.
             folder: where that identity is kept.
+            trust: judges who scrapes.
+            readers: SPIFFE IDs of those who may, beside the holder of that identity.
         """
         self._registry = registry
         self._listen = listen
         self._identity = identity
         self._folder = folder
+        self._trust = trust
+        self._readers = readers
         self._server: HTTPServer | None = None
         self.port = 0
 
@@ -52,7 +63,7 @@ class MetricsPort:
         self._served = self._identity()
         host, _, port = self._listen.rpartition(":")
         try:
-            self._server, _ = serve_metrics(self._registry, host, int(port), lambda: self._context)
+            self._server, _ = serve_metrics(self._registry, host, int(port), lambda: self._context, self._admits)
         except OSError as error:
             raise UnavailableError(f"{self._listen} cannot be bound; is the port taken?") from error
         self.port = self._server.server_port
@@ -71,6 +82,13 @@ class MetricsPort:
                 self._served = identity
                 # A new one, because a context cannot be told to distrust a root.
                 self._context = self._new_context()
+
+    def _admits(self, certificate_pem: bytes) -> bool:
+        try:
+            reader = self._trust.judge(certificate_pem).spiffe_id
+        except UnauthenticatedError:
+            return False
+        return reader in self._readers or reader == self._served.spiffe_id
 
     def _new_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -171,7 +171,8 @@ def rpc_service(servicer: GovernanceServicer) -> Service:
     """Return the service with what the chain must know of each RPC.
 
     What a writer ships or reports is not audited itself when permitted: the trail is its own evidence, and each event
-    about a segment would make the next segment.
+    about a segment would make the next segment. Once this service drains it is refused like any other call: the writer
+    keeps its segments and ships them to whoever serves next.
     """
 
     def access(resource: Resource, audit: Audit, size: int = SMALL_MESSAGE) -> Access:

@@ -275,9 +275,12 @@ def _access() -> dict[str, Access]:
     # Probes are not audited, and are answered to the last: a router must hear of the shutdown.
     probe, read = Audit.NONE, Audit.BUFFERED
     server = {"ServerLive": probe, "ServerReady": probe, "ServerMetadata": read, "RepositoryIndex": read}
-    access = {name: Access(lambda r: [SUITE], audit, deadline_required=False) for name, audit in server.items()}
+    access = {
+        name: Access(lambda r: [SUITE], audit, deadline_required=False, always_open=audit is probe)
+        for name, audit in server.items()
+    }
     for name, audit in {"ModelReady": probe, "ModelMetadata": read, "ModelConfig": read}.items():
-        access[name] = Access(lambda r: _model(r.name), audit, deadline_required=False)
+        access[name] = Access(lambda r: _model(r.name), audit, deadline_required=False, always_open=audit is probe)
     # No name means every model: the whole suite is asked about.
     access["ModelStatistics"] = Access(
         lambda r: _model(r.name) if r.name else [SUITE], Audit.BUFFERED, deadline_required=False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,8 @@ FAIRNESS_PURPOSE: Final = "fairness_audit"
 LOOK_SECONDS: Final = 15.0
 READ_SECONDS: Final = 600.0
 OFFLINE_SECONDS: Final = 120.0
+# At least half of it is left of a token, which outlasts all attempts of a call.
+TOKEN_SECONDS: Final = 2 * OFFLINE_SECONDS
 KEYS_PER_CALL: Final = 1000
 _PSEUDONYM: Final = re.compile("[0-9a-f]{32}")
 
@@ -30,11 +32,15 @@ class Delegation:
 
     Attributes:
         purpose: why.
-        token: on-behalf-of token for that purpose.
+        sign: makes an on-behalf-of token for that purpose, given its life in seconds.
     """
 
     purpose: str
-    token: str
+    sign: Callable[[float], str]
+
+    def token(self) -> str:
+        """Return a token for now: a run reads when its turn comes, long after it was asked for."""
+        return self.sign(TOKEN_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,7 @@ class FeatureSource:
             pb.ReadTrainingSetRequest(name=source.training_set),
             timeout=READ_SECONDS,
             purpose=delegation.purpose,
-            on_behalf_of=delegation.token,
+            on_behalf_of=delegation.token(),
         ):
             reader.add(part.arrow_ipc)
         rows = reader.rows()
@@ -173,7 +179,7 @@ class FeatureSource:
                 request,
                 timeout=OFFLINE_SECONDS,
                 purpose=delegation.purpose,
-                on_behalf_of=delegation.token,
+                on_behalf_of=delegation.token(),
             )
             parts.append(_columns(block, attributes))
         return np.concatenate(parts)

@@ -22,8 +22,6 @@ from services.training.registry import ARTIFACT_KEY, Registry
 from services.training.runs import Reads, TrainingRuns
 from services.training.store import TrainingStore
 
-# A run reads when its turn comes, so its leave to do so must outlast the runs before it.
-DELEGATION_SECONDS: Final = 3600.0
 GRANT_LIFE: Final = dt.timedelta(minutes=10)
 
 Sign = Callable[[bytes], Awaitable[tuple[bytes, int]]]
@@ -226,7 +224,7 @@ def rpc_services(training: TrainingServicer, models: ModelsServicer) -> list[Ser
 
 def _delegated(call: Call, purpose: str) -> Delegation:
     """Return leave to read for a purpose; policy asks of the principal too whether it may have that purpose."""
-    return Delegation(purpose, call.delegate(DELEGATION_SECONDS, purpose=purpose))
+    return Delegation(purpose, call.delegation(purpose))
 
 
 def _request_id(value: str) -> str:

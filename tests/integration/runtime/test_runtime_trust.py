@@ -85,7 +85,7 @@ async def test_a_full_disk_does_not_end_the_watch(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     async with runtime(tmp_path, authority) as running:
-        monkeypatch.setattr("libs.runtime.runtime.RETRY_SECONDS", 0.01)
+        monkeypatch.setattr("libs.runtime.following.RETRY_SECONDS", 0.01)
         monkeypatch.setattr(running, "client", lambda *_: Client())
         monkeypatch.setattr(running._revocations, "keep", full)
         task = asyncio.create_task(running._watch_trust())
@@ -120,7 +120,7 @@ def test_the_metrics_port_follows_the_roots(tmp_path: Path) -> None:
         return made
 
     current = context(first.roots_pem)
-    server, _ = serve_metrics(CollectorRegistry(), "127.0.0.1", 0, lambda: current)
+    server, _ = serve_metrics(CollectorRegistry(), "127.0.0.1", 0, lambda: current, lambda certificate: True)
     old, new = (folder(tmp_path / name, a.user("ana", roots_pem=both)) for name, a in (("1", first), ("2", second)))
 
     def status(client: Path) -> int:

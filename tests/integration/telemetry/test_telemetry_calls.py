@@ -10,13 +10,15 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hedgerow.errors import HedgerowError
+from hedgerow.errors import CallCancelledError, DeadlineExceededError, HedgerowError
 from libs.rpc.rate_limit import RateLimiter
 from tests.support.echo import DESCRIPTOR, Echo, echo_service
-from tests.support.serving import serving
+from tests.support.serving import Served, serving
 
 ECHO = "/hedgerow.testing.v1.EchoService/Echo"
 CALLERS = 40
+PATIENCE_SECONDS = 60.0
+LONG = BytesValue(value=b"600000")
 
 
 @pytest.fixture(autouse=True, params=["aio", "lane"])
@@ -45,6 +47,56 @@ async def test_calls_failures_and_queue_delay_are_counted(tmp_path: Path) -> Non
         assert value("hedgerow_rpc_seconds_count", {"method": ECHO}) == 5
         assert value("hedgerow_rpc_capacity") == 1024
         assert value("hedgerow_rpc_in_flight") == 0
+
+
+async def end_of(served: Served, method: str) -> str:
+    """Return the code that the one call of a method was counted with, once it was."""
+    labels = {"method": f"/hedgerow.testing.v1.EchoService/{method}"}
+    codes = ("OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            for code in codes:
+                if served.registry.get_sample_value("hedgerow_rpc_handled_total", labels | {"code": code}):
+                    return code
+            await asyncio.sleep(0.01)
+
+
+async def test_a_call_that_its_deadline_ends_is_counted_and_audited_as_its_caller_sees_it(tmp_path: Path) -> None:
+    async with serving(tmp_path, [echo_service(Echo())]) as served:
+        client = served.client(served.authority.user("ana"), DESCRIPTOR)
+        await client.call("Echo", BytesValue(), timeout=PATIENCE_SECONDS)  # else the connection may take all the time
+
+        async def stream() -> None:
+            async for _ in client.stream("Down", LONG, timeout=2):
+                pass
+
+        ends = await asyncio.gather(client.call("Sleep", LONG, timeout=2), stream(), return_exceptions=True)
+        assert [type(end) for end in ends] == [DeadlineExceededError] * 2
+        assert [await end_of(served, method) for method in ("Sleep", "Down")] == ["DEADLINE_EXCEEDED"] * 2
+        reasons = served.registry.get_sample_value("hedgerow_rpc_failures_total", {"reason": "DEADLINE_EXCEEDED"})
+        assert reasons == 2
+        assert {event.code for event in served.events} == {"OK", "DEADLINE_EXCEEDED"}  # that of the stream comes first
+
+
+async def test_a_call_that_its_caller_ends_is_counted_as_cancelled(tmp_path: Path) -> None:
+    echo = Echo()
+    async with serving(tmp_path, [echo_service(echo)]) as served:
+        client = served.client(served.authority.user("ana"), DESCRIPTOR)
+        call = asyncio.create_task(client.call("Sleep", LONG, timeout=600))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not echo.calls:
+                await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises((asyncio.CancelledError, CallCancelledError)):
+            await call
+        assert await end_of(served, "Sleep") == "CANCELLED"
+        assert not served.registry.get_sample_value("hedgerow_rpc_failures_total", {"reason": "DEADLINE_EXCEEDED"})
+
+
+async def test_what_a_transport_refuses_before_the_chain_is_counted(tmp_path: Path) -> None:
+    async with serving(tmp_path, [echo_service(Echo())]) as served:
+        served.chain.shed()
+        assert served.registry.get_sample_value("hedgerow_rpc_failures_total", {"reason": "OVERLOADED"}) == 1
 
 
 async def test_what_callers_name_is_no_label(tmp_path: Path) -> None:

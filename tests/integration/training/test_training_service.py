@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime as dt
 import json
 import time
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jwt
 import numpy as np
 import pytest
+from cryptography import x509
 
-from hedgerow.client import ServiceClient
+from hedgerow.client import ON_BEHALF_OF_KEY, ServiceClient
 from hedgerow.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
@@ -26,6 +29,7 @@ from hedgerow.errors import (
     PermissionDeniedError,
     ResourceExhaustedError,
 )
+from hedgerow.identity import Identity
 from hedgerow.models.v1 import models_pb2
 from hedgerow.training.v1 import training_pb2 as pb
 from libs.artifact import Evidence, open_artifact
@@ -128,6 +132,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 async def test_from_a_request_to_a_promoted_version(world: World) -> None:
     run = await world.create()
     assert run.state == pb.TrainingRun.STATE_QUEUED
+    renewed = world.authority.service("training")
+    world.served.folder.save(renewed)
     seen = await world.watched(run.name)
     last = seen[-1]
     assert last.state == pb.TrainingRun.STATE_SUCCEEDED, last.error
@@ -139,7 +145,7 @@ async def test_from_a_request_to_a_promoted_version(world: World) -> None:
 
     version = await world.version(last.model_version)
     _check_version(version, run.name)
-    await _check_reads(world)
+    await _check_reads(world, renewed)
     await _check_artifact(world, version)
     await _check_promotion(world, version.name)
     assert not [path for path in world.artifacts.iterdir() if path.stat().st_mode & 0o777 != 0o600]
@@ -166,12 +172,18 @@ def _check_version(version: models_pb2.ModelVersion, run: str) -> None:
     assert not any(entity in version.card + version.evaluation_json for entity in ROWS.entities)
 
 
-async def _check_reads(world: World) -> None:
-    """Everything was read for ben and for its purpose, and protected attributes of the gate split alone."""
+async def _check_reads(world: World, renewed: Identity) -> None:
+    """Everything was read for ben and for its purpose, and protected attributes of the gate split alone.
+
+    A run goes on for longer than the certificate with which its request was taken: it shows the one of now.
+    """
     ((read, _),) = world.features.of("ReadTrainingSet")
     assert (read.caller.on_behalf_of, read.purpose) == (user_id("ben"), "credit_risk")
     offline = world.features.of("GetOfflineFeatures")
     assert {(call.caller.on_behalf_of, call.purpose) for call, _ in offline} == {(user_id("ben"), "fairness_audit")}
+    (token,) = {call.metadata[ON_BEHALF_OF_KEY] for call, _ in offline}
+    signed_by = base64.b64decode(jwt.get_unverified_header(token)["x5c"][0])
+    assert x509.load_der_x509_certificate(signed_by) == renewed.certificate
     asked = [key for _, request in offline for key in request.entity_keys]
     assert sorted(asked) == sorted(ROWS.entities[split_rows(ROWS, 7)["gate"].rows].tolist())
     assert all(request.pseudonymous for _, request in offline)

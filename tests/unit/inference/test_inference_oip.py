@@ -31,6 +31,9 @@ class NoStore:
     def all(self) -> list[DeploymentRecord]:
         return []
 
+    def mark(self) -> tuple[str, ...]:
+        return ()
+
 
 @pytest.fixture
 async def servicer(tmp_path: Path) -> AsyncIterator[OpenInferenceServicer]:

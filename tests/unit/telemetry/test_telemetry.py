@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -14,14 +19,20 @@ from opentelemetry.trace import StatusCode
 from prometheus_client import CollectorRegistry
 
 from libs.telemetry import CallMetrics, Tracer, configure_logging, fault_location, get_logger
+from tests.unit.telemetry.failing_program import DETAIL
+
+ROOT = Path(__file__).parents[3]
+PATIENCE_SECONDS = 120
 
 
 @pytest.fixture
-def own_logging() -> Iterator[None]:
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Logs of the tests that follow go where they went before."""
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+    for module, hook in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, hook, getattr(module, hook))
     yield
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 @pytest.mark.usefixtures("own_logging")
@@ -31,6 +42,24 @@ def test_logs_are_bounded_json_lines(capsys: pytest.CaptureFixture[str]) -> None
     line = json.loads(capsys.readouterr().err)
     assert (line["event"], line["count"], line["service"], line["level"]) == ("something_happened", 3, "test", "info")
     assert len(line["text"]) <= 501
+
+
+def test_what_libraries_log_and_nobody_catches_is_told_without_what_it_says() -> None:
+    """A traceback, and what an error says, quote the data that broke it."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.unit.telemetry.failing_program"],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert DETAIL not in ended.stdout + ended.stderr
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    told = [(line["event"], line.get("logger"), line["error"], line["service"]) for line in lines]
+    assert told == [
+        ("library", "library", "ValueError", "test"),
+        ("library", "asyncio", "ValueError", "test"),
+        *[("uncaught", None, "ValueError", "test")] * 3,
+    ]
+    assert {line["where"].partition(":")[0] for line in lines} == {"tests/unit/telemetry/failing_program.py"}
 
 
 def test_a_fault_is_told_by_its_place_and_not_by_its_message() -> None:
