@@ -59,6 +59,9 @@ class BareChain:
             Answered.count += 1
             yield raw
 
+    def shed(self) -> None:
+        """Count nothing."""
+
     async def wait_idle(self) -> None:
         """Return at once."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,8 @@ class FeaturesConfig(LakeConfig):
     """Read from `HEDGEROW_…` environment variables."""
 
     service: str = "features"
+    # Of the hot calls: the lane serves them for a fifth of the cost, and refuses what is too much for a ninth.
+    transport: Literal["aio", "lane"] = Field(default="lane", description="What carries the calls of the port.")
     shared_dir: Path | None = Field(default=None, description="Folder of what all replicas work on, if there are any.")
     features_job_threads: int = Field(default=1, ge=1, le=16, description="Jobs computed at once.")
     features_max_jobs: int = Field(default=16, ge=1, le=1024, description="Jobs that may run or wait.")
@@ -32,4 +34,6 @@ class FeaturesConfig(LakeConfig):
     def _check_shared(self) -> Self:
         if self.shared_dir and not (self.database_url and self.online_url):
             raise ValueError("shared_dir is for replicas, which need database_url and online_url too")
+        if self.workers > 1 and not self.shared_dir:
+            raise ValueError("several workers need the stores of replicas: shared_dir, database_url and online_url")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,8 @@ from services.inference.model_runtime import RuntimeLimits
 class InferenceConfig(ServiceConfig):
     """Bounds of predictions and explanations, from ``HEDGEROW_…`` variables."""
 
+    # Of the hot calls: the lane serves them for a fifth of the cost, and refuses what is too much for a ninth.
+    transport: Literal["aio", "lane"] = Field(default="lane", description="What carries the calls of the port.")
     predict_threads: int = Field(default=2, ge=1, le=64, description="Batches run at once over all models.")
     batch_rows: int = Field(default=256, ge=1, le=65_536, description="Rows stacked into one batch.")
     request_rows: int = Field(default=4096, ge=1, le=65_536, description="Rows of one tensor request.")

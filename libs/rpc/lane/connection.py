@@ -8,12 +8,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 
-from hedgerow.errors import (
-    DeadlineExceededError,
-    HedgerowError,
-    ResourceExhaustedError,
-    UnimplementedError,
-)
+from hedgerow.errors import DeadlineExceededError, HedgerowError, ResourceExhaustedError, UnimplementedError
 from libs.rpc.call import Peer
 from libs.rpc.chain import MAX_TEXT
 from libs.rpc.lane.exchange import Exchange
@@ -169,6 +164,7 @@ class Connection:
             text = path.decode("latin-1")[:MAX_TEXT]
             headers = HEAD + status_trailers(UnimplementedError(f"{text} is not a method of this server"))
         else:
+            self.lane.chain.shed()
             headers = HEAD + status_trailers(self.overloaded())
         self.session.respond(event.stream_id, headers, end_stream=True)
         self._answered(event.stream_id, event.end_stream)

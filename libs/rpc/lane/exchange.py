@@ -167,15 +167,17 @@ class Exchange:
         if self.method.client_streaming:
             self._wake()
             return
-        if self._deadline is None:
+        compressed = type(queue[0]) is not bytes
+        if self._deadline is None and (self.method.server_streaming or not compressed):
             # What bounded the request ends here; the chain has a bound for the handler.
             self._stop_timer()
-        if self.method.server_streaming:
+        if self.method.server_streaming or compressed:
+            # As a stream, whose messages are inflated when the chain takes them: after it has let the caller in.
             self.start()
         else:
             message = queue.popleft()
             self._release()
-            self._run(self._unary(message) if type(message) is bytes else self._unary_compressed(message))
+            self._run(self._unary(message))
 
     def set_timer(self) -> None:
         """End the call when it is time, unless that has come off."""
@@ -218,20 +220,11 @@ class Exchange:
     # ---- the task
 
     def start(self) -> None:
-        """Run a call that streams, or whose request is at fault, so that the chain records it."""
+        """Run a call that streams, that is compressed, or whose request is at fault, so that the chain records it."""
         self._run(self._stream())
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._task = self._connection.lane.stand_by.run(coroutine)
-
-    async def _unary_compressed(self, message: bytes) -> None:
-        try:
-            plain = await self._plain(message)
-        except HedgerowError as error:
-            self._failure = error
-            await self._stream()
-        else:
-            await self._unary(plain)
 
     async def _unary(self, message: bytes) -> None:
         try:

@@ -58,7 +58,7 @@ class LanePort:
         self._listen = listen
         self._limits = limits or LIMITS
         self._shared = shared
-        self.room = memoryview(bytearray(ROOM))
+        self.inbox, self.room = memoryview(bytearray(ROOM)), memoryview(bytearray(ROOM))
         self._pool = ThreadPoolExecutor(THREADS, "handshake", initializer=step_back)
         self._handshakes: dict[SecureWire, float] = {}  # by age, oldest first
         self._server: asyncio.Server | None = None
