@@ -29,7 +29,8 @@ async def open_configured(runtime: Runtime, migrations: Path) -> Database:
     async def attempt() -> Database:
         if not config.database_url:
             key = await runtime.data_key("sql")
-            return await asyncio.to_thread(open_database, runtime.sql_path(), key, migrations)
+            shared = config.worker_channel is not None
+            return await asyncio.to_thread(open_database, runtime.sql_path(), key, migrations, shared=shared)
         return await asyncio.to_thread(
             open_postgres, config.database_url, config.database_password_file, migrations, schema=config.service
         )

@@ -44,18 +44,27 @@ class PolicyFile:
 
         Blocking: call it in a worker thread, and put what it returns in force on the event loop.
         """
-        envelope = {
-            "content": base64.b64encode(bundle.content).decode(),
-            "signature": base64.b64encode(bundle.signature).decode(),
-            "key_version": bundle.key_version,
-        }
+        compiled = self.judge(bundle)
+        if compiled is not None:
+            write_private(self._path, json.dumps(_envelope(bundle)).encode())
+        return compiled
+
+    def judge(self, bundle: Any) -> Bundle | None:
+        """Do all that ``keep`` does but for keeping it."""
         try:
-            compiled = compile_bundle(verify_envelope(envelope, self._public_keys()))
+            compiled = compile_bundle(verify_envelope(_envelope(bundle), self._public_keys()))
         except HedgerowError as error:
             log.error("policy_bundle_refused", version=bundle.version, reason=error.reason)
             return None
         if compiled.version != bundle.version:
             log.error("policy_bundle_refused", version=bundle.version, reason="VERSION_MISMATCH")
             return None
-        write_private(self._path, json.dumps(envelope).encode())
         return compiled
+
+
+def _envelope(bundle: Any) -> dict[str, Any]:
+    return {
+        "content": base64.b64encode(bundle.content).decode(),
+        "signature": base64.b64encode(bundle.signature).decode(),
+        "key_version": bundle.key_version,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -29,19 +30,22 @@ from libs.rpc.rate_limit import RateLimiter
 from libs.rpc.server import Server
 from libs.rpc.service import Service
 from libs.runtime.enrolment import obtain_identity
+from libs.runtime.following import follow
 from libs.runtime.fork_guard import guard_forks
 from libs.runtime.metrics_port import MetricsPort
 from libs.runtime.policies import PolicyFile
 from libs.runtime.revocations import RevocationFile
 from libs.runtime.secrets import Secrets, SecretsClient
+from libs.runtime.trail import Report, Ship, audit_writer, to_governance
 from libs.runtime.vital_signs import Watches, show_audit, show_children, show_identity, show_policies
+from libs.runtime.worker_link import ParentLink, worker_folder
 from libs.telemetry import CallMetrics, Tracer, configure_logging, configure_tracing, get_logger
+from libs.telemetry.cells import WorkerCells
 from libs.telemetry.loop_lag import watch_loop
 from libs.telemetry.pool import ObservedPool, observe_pools
 from libs.telemetry.traces import FileSpanExporter
 
 START_SECONDS = 30.0
-WATCH_SECONDS = 3600.0
 RETRY_SECONDS = 1.0
 BLOCKING_SECONDS = 30.0
 EXIT_CANNOT_START = 3
@@ -74,7 +78,13 @@ class Runtime:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self.metrics = CallMetrics(self.registry)
+        self._link: ParentLink | None = None
+        if config.worker_channel is None:
+            self.metrics = CallMetrics(self.registry)
+        else:
+            cells = WorkerCells(worker_folder(config))
+            self.metrics = CallMetrics(CollectorRegistry(), cells)
+            self._link = ParentLink(config.worker_channel, str(cells.slot), self.metrics.instruments, self.registry)
         self.pools: list[ObservedPool] = []
         observe_pools(self.metrics.instruments, self.pools)
         show_identity(self.metrics.instruments, folder)
@@ -124,10 +134,13 @@ class Runtime:
         runtime = cls(config, folder, secrets)
         runtime.pools.append(blocking)
         runtime.spawn(watch_loop(runtime.metrics.instruments))
-        renewer = IdentityRenewer(
-            folder, renewal or runtime._renew, on_failure=lambda error: log.error("renewal_failed", reason=_why(error))
-        )
-        runtime.spawn(renewer.run())
+        if runtime._keeps:
+            renewer = IdentityRenewer(
+                folder,
+                renewal or runtime._renew,
+                on_failure=lambda error: log.error("renewal_failed", reason=_why(error)),
+            )
+            runtime.spawn(renewer.run())
         guard_forks()
         return runtime
 
@@ -199,9 +212,7 @@ class Runtime:
 
     # ---- audit
 
-    async def audit(
-        self, *, ship: Callable[[str, bytes, str], Awaitable[None]] | None = None, report: Any = None
-    ) -> AuditWriter:
+    async def audit(self, *, ship: Ship | None = None, report: Report | None = None) -> AuditWriter:
         """Return the audit writer of this process, started on first use.
 
         Args:
@@ -209,30 +220,14 @@ class Runtime:
             report: takes the head of the trail over; governance by default.
         """
         if self._audit is None:
-            name = f"signingKeys/{self.config.service}-audit"
-            self._audit = AuditWriter(
-                self.config.data_dir / "audit",
-                service=self.config.service,
-                data_key=await self.data_key("audit"),
-                sign=lambda payload: self.secrets.sign(name, payload),
-                public_keys=lambda: self.secrets.verification_keys(name),
-                ship=ship or self._ship,
-                report=report or self._report,
-            )
-            await self._audit.start()
-            self.on_close(self._audit.close)
-            audit = self._audit
-            show_audit(self.metrics.instruments, lambda: audit)
+            to_ship, to_report = to_governance(lambda: self.client("governance", _GOVERNANCE))
+            key = await self.data_key("audit")
+            audit = audit_writer(self.config, key, self.secrets, ship=ship or to_ship, report=report or to_report)
+            await audit.start()
+            self._audit = audit
+            self.on_close(audit.close)
+            show_audit(self.metrics.instruments, audit)
         return self._audit
-
-    async def _ship(self, name: str, content: bytes, checkpoint: str) -> None:
-        request = governance_pb2.PutAuditSegmentRequest(name=name, content=content, checkpoint=checkpoint)
-        await self.client("governance", _GOVERNANCE).call("PutAuditSegment", request, timeout=15.0)
-
-    async def _report(self, head: Any) -> bool:
-        request = governance_pb2.ReportAuditHeadRequest(**head._asdict())
-        answer = await self.client("governance", _GOVERNANCE).call("ReportAuditHead", request, timeout=5.0)
-        return bool(answer.seal_now)
 
     # ---- serving
 
@@ -247,22 +242,35 @@ class Runtime:
         chain = await self.chain()
         config = self.config
         server = Server(
-            chain, services, self.folder, config.listen, transport=config.transport, lane_listen=config.lane_listen
+            chain,
+            services,
+            self.folder,
+            config.listen,
+            transport=config.transport,
+            lane_listen=config.lane_listen,
+            shared=self._link is not None,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         await server.start()
-        self._open_metrics()
-        if watch_policies:
-            self.spawn(self._watch_policies())
-        if watch_trust:
-            self.spawn(self._watch_trust())
+        if self._link is None:
+            self.open_metrics(self.registry)
+        self.follow(policies=watch_policies, trust=watch_trust)
         await server.health.set(True)
+        if self._link is not None:
+            self._link.start()
         log.info("serving", services=[service.name for service in services])
         await self._stop.wait()
         await server.stop(notice=config.drain_notice_seconds, grace=config.drain_grace_seconds)
         await self.close()
         return 0
+
+    def follow(self, *, policies: bool = True, trust: bool = True) -> None:
+        """Follow governance and the secrets service from now on."""
+        if policies:
+            self.spawn(self._watch_policies())
+        if trust:
+            self.spawn(self._watch_trust())
 
     async def chain(self) -> Chain:
         """Return the links before each handler of this process."""
@@ -287,6 +295,11 @@ class Runtime:
         return identity
 
     @property
+    def _keeps(self) -> bool:
+        """Whether this process keeps on disk what holds for the service: of several workers, their parent does."""
+        return self.config.worker_channel is None
+
+    @property
     def stopping(self) -> bool:
         """Whether the shutdown has begun: readiness of every kind is then false."""
         return self._stop.is_set()
@@ -303,8 +316,15 @@ class Runtime:
         for channel in self._channels.values():
             await channel.close()
 
-    def _open_metrics(self) -> None:
-        port = MetricsPort(self.registry, self.config.metrics_listen, self._identity, self.folder.folder)
+    def open_metrics(self, registry: CollectorRegistry) -> None:
+        """Let a registry be scraped from now on.
+
+        Raises:
+            UnavailableError: the port cannot be bound.
+        """
+        config = self.config
+        readers = frozenset(f"spiffe://{config.trust_domain}/{path}" for path in config.metrics_readers)
+        port = MetricsPort(registry, config.metrics_listen, self._identity, self.folder.folder, self.trust, readers)
         port.open()
         self.on_close(port.close)
         self.spawn(port.rotate())
@@ -312,23 +332,27 @@ class Runtime:
     # ---- what is followed
 
     async def _watch_policies(self) -> None:
-        request = governance_pb2.WatchPolicyBundleRequest()
-        await self._follow("governance", _GOVERNANCE, "WatchPolicyBundle", request, self._apply_policies)
+        client, request = self.client("governance", _GOVERNANCE), governance_pb2.WatchPolicyBundleRequest()
+        await follow(client, "WatchPolicyBundle", request, self._apply_policies, self._watches)
 
     async def _apply_policies(self, bundle: Any) -> None:
         if bundle.version > self.authorizer.version:
-            kept = await asyncio.to_thread(self.policy_file.keep, bundle)
+            judge = self.policy_file.keep if self._keeps else self.policy_file.judge
+            kept = await asyncio.to_thread(judge, bundle)
             if kept is not None:
                 self.authorizer.replace(kept)
                 log.info("policy_bundle_applied", version=kept.version)
 
     async def _watch_trust(self) -> None:
-        await self._follow("secrets", _SECRETS, "WatchTrust", secrets_pb2.WatchTrustRequest(), self.apply_trust)
+        client, request = self.client("secrets", _SECRETS), secrets_pb2.WatchTrustRequest()
+        await follow(client, "WatchTrust", request, self.apply_trust, self._watches)
 
     async def apply_trust(self, state: Any) -> None:
         """Take over a trust state: revocations at once, roots into the identity so that every port follows."""
         serials = frozenset(state.revoked_serials)
         self.trust.update(state.version, serials)
+        if not self._keeps:
+            return
         if serials != self._kept_serials:
             await asyncio.to_thread(self._revocations.keep, serials)
             self._kept_serials = serials
@@ -338,34 +362,9 @@ class Runtime:
             self.folder.save(Identity(identity.key_pem, identity.chain_pem, roots))
             log.info("roots_changed", version=state.version)
 
-    async def _follow(
-        self,
-        service: str,
-        descriptor: ServiceDescriptor,
-        method: str,
-        request: Any,
-        apply: Callable[[Any], Awaitable[None]],
-    ) -> None:
-        """Apply each message of a watch, opening it again for ever at a steady pace."""
-        client = self.client(service, descriptor)
-        self._watches.broken(method)
-        while True:
-            try:
-                async for message in client.stream(method, request, timeout=WATCH_SECONDS):
-                    await apply(message)
-                    self._watches.opened(method)
-            except Exception as error:  # a full disk must not end what brings policies and revocations
-                log.warning("watch_interrupted", method=method, reason=_short(error))
-            self._watches.broken(method)
-            await asyncio.sleep(RETRY_SECONDS)
-
 
 _SECRETS = secrets_pb2.DESCRIPTOR.services_by_name["SecretsService"]
 _GOVERNANCE = governance_pb2.DESCRIPTOR.services_by_name["GovernanceService"]
-
-
-def _short(error: BaseException) -> str:
-    return error.reason if isinstance(error, HedgerowError) else type(error).__name__
 
 
 def _why(error: BaseException) -> str:
@@ -377,7 +376,8 @@ def run(config: ServiceConfig, main: Callable[[], Coroutine[Any, Any, int]]) -> 
 
     A service that cannot start ends with code 3 and one line that says why.
     """
-    configure_logging(config.service, level=config.log_level)
+    pid = os.getpid() if config.worker_channel is not None else None  # of several workers, which one speaks
+    configure_logging(config.service, level=config.log_level, pid=pid)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = runner.run(main())

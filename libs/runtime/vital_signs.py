@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
 
 from hedgerow.identity import IdentityFolder
 from libs.audit import AuditWriter
@@ -75,23 +74,25 @@ def show_policies(instruments: Instruments, authorizer: Authorizer) -> None:
     )
 
 
-def show_audit(instruments: Instruments, writer: Callable[[], AuditWriter]) -> None:
+def show_audit(instruments: Instruments, writer: AuditWriter) -> None:
     """Show how the audit trail does; it is refused calls that a person wants to hear of first."""
+    # A chain outlives its process, and its next one may be another's: counted from here on, restarts add up.
+    begun = writer.status().sequence
     instruments.read_gauge(
-        "hedgerow_audit_waiting", "Audit events that wait for the disk.", lambda: {(): writer().status().waiting}
+        "hedgerow_audit_waiting", "Audit events that wait for the disk.", lambda: {(): writer.status().waiting}
     )
     instruments.read_gauge(
         "hedgerow_audit_refusing",
         "1 while calls are refused because no audit event can be written.",
-        lambda: {(): bool(writer().status().refusing)},
+        lambda: {(): bool(writer.status().refusing)},
     )
     instruments.read_gauge(
         "hedgerow_audit_unshipped_segments",
         "Sealed audit segments that governance has not taken over.",
-        lambda: {(): writer().status().unshipped},
+        lambda: {(): writer.status().unshipped},
     )
     instruments.read_counter(
         "hedgerow_audit_events",
-        "Audit events on disk, over the life of the chain.",
-        lambda: {(): writer().status().sequence},
+        "Audit events on disk since the process started.",
+        lambda: {(): writer.status().sequence - begun},
     )

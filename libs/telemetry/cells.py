@@ -133,12 +133,7 @@ class WorkerCells:
 
     def rows(self) -> Iterator[Row]:
         """See ``Cells``."""
-        for keys in sorted(self._folder.glob("*.keys")):
-            slot = keys.stem
-            alive = int(slot) == self.slot or _is_held(self._folder / f"{slot}.lock")
-            values = memoryview(keys.with_suffix(".values").read_bytes()).cast("d")
-            for key, start, width in _read_keys(keys):
-                yield Row(key, tuple(values[start : start + width]), slot, alive)
+        return _rows(self._folder)
 
     def close(self) -> None:
         """Give the slot up; its counts stay."""
@@ -146,6 +141,35 @@ class WorkerCells:
         self._map.close()
         os.close(self._keys)
         os.close(self._lock)
+
+
+class CellsOfWorkers:
+    """Cells of all workers in a folder, for a process that counts nothing itself, such as their parent."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.values: MutableSequence[float] = []
+
+    def row(self, key: Key, width: int) -> int:
+        """Refuse: only workers count."""
+        raise ValueError(f"no {width} cells for {key[0]}")
+
+    def known(self) -> Collection[Key]:
+        """Return none: the workers bound their own keys."""
+        return ()
+
+    def rows(self) -> Iterator[Row]:
+        """See ``Cells``."""
+        return _rows(self._folder)
+
+
+def _rows(folder: Path) -> Iterator[Row]:
+    for keys in sorted(folder.glob("*.keys")):
+        slot = keys.stem
+        alive = _is_held(folder / f"{slot}.lock")
+        values = memoryview(keys.with_suffix(".values").read_bytes()).cast("d")
+        for key, start, width in _read_keys(keys):
+            yield Row(key, tuple(values[start : start + width]), slot, alive)
 
 
 def _claim(folder: Path) -> tuple[int, int]:

@@ -12,18 +12,21 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from libs.telemetry.cells import Cells, MemoryCells, Row
+from libs.telemetry.logs import get_logger
 
 MAX_LABEL_SETS = 256
 MAX_LABEL = 80
 OTHER = "other"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+log = get_logger()
 
 Labels = tuple[str, ...]
 Distribution = tuple[Sequence[float], Sequence[float], float]
@@ -31,10 +34,22 @@ Distribution = tuple[Sequence[float], Sequence[float], float]
 Read = Callable[[], Mapping[Labels, float]]
 
 
+class Shape(NamedTuple):
+    """What a metric that is counted in cells is, without its counts."""
+
+    kind: str
+    name: str
+    text: str
+    labels: Sequence[str]
+    bounds: Sequence[float] = ()
+
+
 class _Family(ABC):
     """A metric with labelled rows of cells."""
 
+    kind: str
     width = 1
+    bounds: Sequence[float] = ()
 
     def __init__(self, cells: Cells, name: str, text: str, labels: Sequence[str], limit: int) -> None:
         self.name, self.text, self.labels = name, text, tuple(labels)
@@ -56,6 +71,10 @@ class _Family(ABC):
                 start = self._starts[labels] = self._cells.row(key, self.width)
         return start
 
+    def shape(self) -> Shape:
+        """Return what others need to know to show it."""
+        return Shape(self.kind, self.name, self.text, self.labels, self.bounds)
+
     @abstractmethod
     def family(self, rows: Sequence[Row]) -> Metric:
         """Return what a scrape is told."""
@@ -71,6 +90,8 @@ class _Family(ABC):
 class Counter(_Family):
     """Only ever grows, over all workers and their restarts."""
 
+    kind = "counter"
+
     def add(self, *labels: str, by: float = 1.0) -> None:
         """Add to the count of these label values."""
         self.values[self.start(labels)] += by
@@ -85,6 +106,8 @@ class Counter(_Family):
 
 class Histogram(_Family):
     """Counts by upper bound, and their sum."""
+
+    kind = "histogram"
 
     def __init__(
         self, cells: Cells, name: str, text: str, labels: Sequence[str], limit: int, bounds: Sequence[float]
@@ -113,6 +136,8 @@ class Histogram(_Family):
 
 class Gauge(_Family):
     """A value of each living worker; those of several are told apart by the label ``worker``."""
+
+    kind = "gauge"
 
     def set(self, value: float, *labels: str) -> None:
         """Set the value of these label values."""
@@ -222,6 +247,32 @@ class Instruments(Collector):
     ) -> None:
         """Make a histogram that is asked for, from a thread of the scrape."""
         self._add(_ReadHistogram(name, text, labels, read))
+
+    def shapes(self) -> list[Shape]:
+        """Return those that are counted in cells."""
+        return [metric.shape() for metric in list(self._metrics) if isinstance(metric, _Family)]
+
+    def mirror(self, shape: Shape) -> None:
+        """Show a metric that other processes count in these cells; again is once."""
+        if any(metric.name == shape.name for metric in self._metrics):
+            return
+        if shape.kind == Histogram.kind:
+            self.histogram(shape.name, shape.text, shape.labels, bounds=shape.bounds)
+        else:
+            self._add(
+                (Counter if shape.kind == Counter.kind else Gauge)(
+                    self._cells, shape.name, shape.text, shape.labels, MAX_LABEL_SETS
+                )
+            )
+
+    def readings(self) -> Iterator[Metric]:
+        """Yield those that are asked for, less any that cannot tell now."""
+        for metric in list(self._metrics):
+            if not isinstance(metric, _Family):
+                try:
+                    yield metric.family([])
+                except Exception as error:  # one that asks a database must not take the others with it
+                    log.warning("reading_failed", metric=metric.name, error=type(error).__name__)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric with what it is now."""

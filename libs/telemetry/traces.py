@@ -7,6 +7,7 @@ A call that is not sampled costs nothing but a look at one header: the span mach
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -82,7 +83,9 @@ class FileSpanExporter(SpanExporter):
 
     def export(self, spans: list[ReadableSpan]) -> SpanExportResult:  # type: ignore[override]
         """Append the spans."""
-        full = self._path.exists() and self._path.stat().st_size > MAX_FILE_BYTES
-        with self._path.open("w" if full else "a") as file:
-            file.writelines(span.to_json(indent=None) + "\n" for span in spans)
+        if self._path.exists() and self._path.stat().st_size > MAX_FILE_BYTES:
+            os.truncate(self._path, 0)
+        # In one write at the end, because the workers of a service share the file.
+        with self._path.open("ab", buffering=0) as file:
+            file.write("".join(span.to_json(indent=None) + "\n" for span in spans).encode())
         return SpanExportResult.SUCCESS

@@ -9,6 +9,7 @@ from libs.config import load
 from libs.lake import LakeStorage
 from libs.runtime import Runtime, run
 from libs.runtime.database import open_configured
+from libs.runtime.workers import by_workers
 from libs.telemetry import get_logger
 from services.features.access import Describer
 from services.features.builds import INTERRUPTED, Builds
@@ -149,4 +150,4 @@ async def _online_key(runtime: Runtime, config: FeaturesConfig) -> bytes:
 
 if __name__ == "__main__":
     configuration = load(FeaturesConfig)
-    run(configuration, lambda: main(configuration))
+    run(configuration, lambda: by_workers(configuration, lambda: main(configuration)))

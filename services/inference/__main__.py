@@ -16,6 +16,7 @@ from hedgerow.models.v1 import models_pb2
 from libs.config import load
 from libs.runtime import Runtime, run
 from libs.runtime.database import open_configured
+from libs.runtime.workers import by_workers
 from libs.telemetry import get_logger
 from services.inference import oip, service
 from services.inference.config import InferenceConfig
@@ -53,7 +54,7 @@ async def main(config: InferenceConfig) -> int:
 
     await deployments.restore(unwrap, _not_loaded)
     log.info("deployments_loaded", serving=len(deployments.serving()), pending=len(deployments.pending()))
-    if config.shared_dir is not None:
+    if config.shared_dir is not None or config.workers > 1:
         deployments.share(unwrap, _not_loaded)
         runtime.spawn(_follow(deployments))
     runtime.spawn(_load_the_rest(deployments, unwrap))
@@ -77,8 +78,12 @@ async def _load_the_rest(deployments: Deployments, unwrap: Callable[[bytes], Awa
     """Try what did not load again, at a steady pace."""
     while True:
         await asyncio.sleep(RETRY_SECONDS)
-        if deployments.incomplete():
+        if not deployments.incomplete():
+            continue
+        try:
             await deployments.restore(unwrap, _not_loaded)
+        except Exception as error:  # as for _follow
+            log.warning("deployments_not_restored", error=type(error).__name__)
 
 
 async def _follow(deployments: Deployments) -> None:
@@ -97,4 +102,4 @@ def _not_loaded(deployment_id: str, error: HedgerowError) -> None:
 
 if __name__ == "__main__":
     configuration = load(InferenceConfig)
-    run(configuration, lambda: main(configuration))
+    run(configuration, lambda: by_workers(configuration, lambda: main(configuration)))

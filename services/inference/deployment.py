@@ -18,7 +18,7 @@ import contextlib
 import datetime as dt
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -71,6 +71,9 @@ class DeploymentStore(Protocol):
     def all(self) -> list[DeploymentRecord]:
         """Return every record by id."""
 
+    def mark(self) -> tuple[Hashable, ...]:
+        """Return what differs whenever the records do, for much less than reading them."""
+
 
 class SealedArtifacts:
     """The folder of sealed artifacts, one file per digest, mode 0600; replicas may share it. Blocking."""
@@ -109,11 +112,16 @@ class SealedArtifacts:
 
         Raises:
             DataLossError: there is none.
+            UnavailableError: it cannot be read; a folder that is shared comes and goes.
         """
         try:
             return (self._folder / f"{digest}.sealed").read_bytes()
         except FileNotFoundError:
             raise DataLossError("the kept copy of an artifact is missing", metadata={"digest": digest}) from None
+        except OSError as error:
+            raise UnavailableError(
+                "the kept copy of an artifact cannot be read", metadata={"digest": digest}
+            ) from error
 
     def keep_only(self, digests: Collection[str]) -> None:
         """Remove every file but those of these digests."""
@@ -141,6 +149,7 @@ class Deployments:
         self._serving: dict[str, Deployment] = {}
         self._pending: dict[str, DeploymentRecord | None] = {}
         self._broken: dict[str, DeploymentRecord] = {}
+        self._seen: tuple[Hashable, ...] | None = None
         # One at a time: loading holds a second copy of a model in memory.
         self._changing = asyncio.Lock()
         self._shared: tuple[Unwrap, Failed] | None = None
@@ -246,8 +255,7 @@ class Deployments:
         Call it at start-up, and again while something is pending: what was missing may have come back.
         """
         async with self._changing:
-            self._broken.clear()
-            await self._load_kept(unwrap, failed)
+            await self._load_kept(unwrap, failed, again=True)
 
     def share(self, unwrap: Unwrap, failed: Failed) -> None:
         """Expect other replicas to change what is kept: from now on ``look`` and ``catch_up`` look there."""
@@ -272,13 +280,20 @@ class Deployments:
         async with self._changing:
             # Whoever comes from here on may know of something that this look does not see.
             self._next_look = None
-            await self._load_kept(unwrap, failed)
+            await self._load_kept(unwrap, failed, again=False)
 
-    async def _load_kept(self, unwrap: Unwrap, failed: Failed) -> None:
+    async def _load_kept(self, unwrap: Unwrap, failed: Failed, *, again: bool) -> None:
+        """Load what is kept and does not serve; ``again`` says whether to try what did not load before."""
+        mark = await asyncio.to_thread(self._store.mark)
+        if mark == self._seen and not again:
+            return
         for record in await asyncio.to_thread(self._store.all):
             name = record.deployment_id
             former = self._serving.get(name)
-            if (former and former.record == record) or self._broken.get(name) == record:
+            if former and former.record == record:
+                self._broken.pop(name, None)
+                continue
+            if self._broken.get(name) == record and not again:
                 continue
             if former is None:
                 self._pending[name] = record
@@ -292,6 +307,8 @@ class Deployments:
             self._serving[name] = Deployment(record, model)
             self._pending.pop(name, None)
             self._broken.pop(name, None)
+        # Of before the records were read: what changed meanwhile is found at the next look.
+        self._seen = mark
 
     async def close(self) -> None:
         """Answer what is in hand and refuse the rest."""

@@ -52,6 +52,12 @@ class DeploymentTable:
             rows = session.execute(sa.select(_DEPLOYMENTS).order_by(_DEPLOYMENTS.c.deployment_id)).mappings().all()
         return [_record(dict(row)) for row in rows]
 
+    def mark(self) -> tuple[tuple[Any, ...], ...]:
+        """Return each deployment with its artifact and the time of its last change; manifests are not read."""
+        columns = _DEPLOYMENTS.c.deployment_id, _DEPLOYMENTS.c.artifact_digest, _DEPLOYMENTS.c.update_time_us
+        with self._database.reading() as session:
+            return tuple(map(tuple, session.execute(sa.select(*columns).order_by(columns[0]))))
+
 
 def _row(record: DeploymentRecord) -> dict[str, Any]:
     return dataclasses.asdict(record.evidence) | {

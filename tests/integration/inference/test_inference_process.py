@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
-import os
 import signal
-import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,82 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hedgerow.channel import RotatingChannel
 from hedgerow.client import ServiceClient
-from hedgerow.errors import HedgerowError, UnavailableError
+from hedgerow.errors import HedgerowError
 from hedgerow.inference.v1 import inference_pb2 as pb
 from tests.integration.inference.stand_ins import Features, Keys, Models
 from tests.support.authority import DOMAIN, Authority, folder
-from tests.support.serving import Served, project_bundle, serving
+from tests.support.service_process import Process, free_port, until_answered
+from tests.support.serving import Served, serving
 from tests.unit.inference.small_model import FEATURES, probabilities
 
-REPOSITORY = Path(__file__).parents[3]
 ROWS = np.random.default_rng(31).normal(size=(4, FEATURES))
-START_SECONDS = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Process:
-    """The service as a process of its own, with the folders that the supervisor would have made."""
-
-    def __init__(self, tmp: Path, authority: Authority, peers: dict[str, str], secrets: str) -> None:
-        self.data_dir = tmp / "var"
-        self.port = free_port()
-        folder(self.data_dir / "identity", authority.service("inference"))
-        trust = tmp / "trust"
-        trust.mkdir()
-        signer = Ed25519PrivateKey.generate()
-        (trust / "policy-keys.json").write_text(
-            json.dumps({"1": base64.b64encode(signer.public_key().public_bytes_raw()).decode()})
-        )
-        content = project_bundle()
-        (self.data_dir / "policy").mkdir()
-        envelope = {
-            "content": base64.b64encode(content).decode(),
-            "signature": base64.b64encode(signer.sign(content)).decode(),
-            "key_version": 1,
-        }
-        (self.data_dir / "policy" / "bundle.json").write_text(json.dumps(envelope))
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HEDGEROW_")},
-            "HEDGEROW_SERVICE": "inference",
-            "HEDGEROW_LISTEN": f"127.0.0.1:{self.port}",
-            "HEDGEROW_DATA_DIR": str(self.data_dir),
-            "HEDGEROW_TRUST_DIR": str(trust),
-            "HEDGEROW_SECRETS_ADDRESS": secrets,
-            "HEDGEROW_PEERS": json.dumps(peers),
-        }
-        self.process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.inference", cwd=REPOSITORY, env=self.environment,
-            stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-
-    async def end(self, number: signal.Signals) -> int:
-        assert self.process is not None
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-        return await self.process.wait()
-
-
-async def until_answered(client: ServiceClient, method: str, request: Any) -> Any:
-    deadline = asyncio.get_running_loop().time() + START_SECONDS
-    while True:
-        try:
-            return await client.call(method, request, timeout=5.0, purpose="credit_risk")
-        except UnavailableError:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(0.1)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import datetime as dt
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from hedgerow.errors import (
 )
 from libs.artifact import Evidence
 from libs.sql import open_database
+from services.inference import __main__ as service_main
 from services.inference import deployment as module
 from services.inference.batching import BatchLimits
 from services.inference.deployment import Deployment, DeploymentRecord, Deployments, SealedArtifacts
@@ -48,7 +50,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.records: dict[str, DeploymentRecord] = {}
-        self.broken = False
+        self.broken = self.away = False
+        self.reads = 0
 
     def put(self, kept: DeploymentRecord) -> None:
         if self.broken:
@@ -56,7 +59,13 @@ class MemoryStore:
         self.records[kept.deployment_id] = kept
 
     def all(self) -> list[DeploymentRecord]:
+        self.reads += 1
+        if self.away:
+            raise UnavailableError("the database is away")
         return [self.records[key] for key in sorted(self.records)]
+
+    def mark(self) -> tuple[str, ...]:
+        return tuple(self.records[key].evidence.artifact_digest for key in sorted(self.records))
 
 
 class Loading:
@@ -238,6 +247,91 @@ async def test_what_did_not_load_is_loaded_when_its_key_comes_back(runtime: Mode
     assert len(failures) == 1
 
 
+async def test_a_database_that_is_away_leaves_what_is_to_be_loaded_incomplete(
+    runtime: ModelRuntime, tmp_path: Path
+) -> None:
+    """Else nothing would try again for the life of the process."""
+    deployments, store, _ = make(runtime, tmp_path)
+    await deployments.deploy(record(1), b"one", KEY)
+    restarted = Deployments(store, SealedArtifacts(tmp_path / "artifacts"), Loading(runtime))
+
+    async def away(wrapped: bytes) -> bytes:
+        raise UnavailableError("the secrets service is away")
+
+    async def back(wrapped: bytes) -> bytes:
+        return KEY
+
+    await restarted.restore(away, lambda deployment_id, error: None)
+    store.away = True
+    with pytest.raises(UnavailableError):
+        await restarted.restore(back, lambda deployment_id, error: None)
+    assert restarted.incomplete()
+    store.away = False
+    await restarted.restore(back, lambda deployment_id, error: None)
+    assert not restarted.incomplete()
+    assert restarted.find("credit").record.version == "1"
+
+
+async def test_the_retry_outlives_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_main, "RETRY_SECONDS", 0.0)
+    tried: list[int] = []
+
+    class Incomplete:
+        def incomplete(self) -> bool:
+            return len(tried) < 3
+
+        async def restore(self, *args: object) -> None:
+            tried.append(1)
+            raise UnavailableError("the database is away")
+
+    async def unwrap(wrapped: bytes) -> bytes:
+        return KEY
+
+    task = asyncio.create_task(service_main._load_the_rest(cast(Deployments, Incomplete()), unwrap))
+    async with asyncio.timeout(30):
+        while len(tried) < 3:
+            await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+
+
+async def test_an_artifact_that_cannot_be_read_stops_no_other(runtime: ModelRuntime, tmp_path: Path) -> None:
+    """A folder in place of the file stands for a disk or a share that fails."""
+    deployments, store, _ = make(runtime, tmp_path)
+    await deployments.deploy(record(1, "one"), b"one", KEY)
+    await deployments.deploy(record(2, "two"), b"two", KEY)
+    artifact = tmp_path / "artifacts" / f"{1:064x}.sealed"
+    artifact.unlink()
+    artifact.mkdir()
+    restarted = Deployments(store, SealedArtifacts(tmp_path / "artifacts"), Loading(runtime))
+    failures: list[tuple[str, str]] = []
+
+    async def unwrap(wrapped: bytes) -> bytes:
+        return KEY
+
+    await restarted.restore(unwrap, lambda deployment_id, error: failures.append((deployment_id, error.code_name)))
+    assert failures == [("one", "UNAVAILABLE")]
+    assert restarted.pending() == ["one"]
+    assert restarted.find("two").record.version == "2"
+
+
+async def test_a_look_reads_the_records_only_when_they_changed(runtime: ModelRuntime, tmp_path: Path) -> None:
+    first, store, _ = make(runtime, tmp_path)
+    second = Deployments(store, SealedArtifacts(tmp_path / "artifacts"), Loading(runtime))
+
+    async def unwrap(wrapped: bytes) -> bytes:
+        return KEY
+
+    second.share(unwrap, lambda deployment_id, error: None)
+    for version in (1, 2):
+        await first.deploy(record(version), b"x", KEY)
+        before = store.reads
+        for _ in range(5):
+            await second.look()
+        assert store.reads == before + 1
+        assert second.find("credit").record.version == str(version)
+
+
 async def test_a_replica_serves_what_another_deploys(runtime: ModelRuntime, tmp_path: Path) -> None:
     """At once by a name it does not know, at its next look with a newer version; what does not load leaves the former."""
     first, store, _ = make(runtime, tmp_path)
@@ -309,7 +403,10 @@ def test_table_keeps_records_through_a_restart(tmp_path: Path) -> None:
     table = DeploymentTable(database)
     table.put(record(1))
     table.put(record(2))
+    before = table.mark()
     table.put(record(1, "another"))
+    assert table.mark() != before
+    assert table.mark() == table.mark()
     database.close()
     reopened = open_database(path, b"k" * 32, MIGRATIONS)
     assert DeploymentTable(reopened).all() == [record(1, "another"), record(2)]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from libs.telemetry.cells import MemoryCells, WorkerCells
-from libs.telemetry.instruments import Instruments
+from libs.telemetry.cells import CellsOfWorkers, MemoryCells, WorkerCells
+from libs.telemetry.instruments import Instruments, Shape
 from tests.unit.telemetry import counting_worker
 
 ROOT = Path(__file__).parents[3]
@@ -45,19 +43,15 @@ class Worker:
         assert self._process.stdout.readline().strip() == word
 
 
-@contextmanager
-def watching(folder: Path) -> Iterator[CollectorRegistry]:
-    """Yield a registry with the metrics of the workers, as one more worker that counts nothing sees them."""
+def watching(folder: Path) -> CollectorRegistry:
+    """Return a registry with the metrics of the workers, as their parent sees them."""
     registry = CollectorRegistry()
-    cells = WorkerCells(folder)
-    instruments = Instruments(registry, cells)
-    instruments.counter("requests", "Requests.", ["method"])
-    instruments.histogram("request_seconds", "Seconds.", bounds=[0.1, 1.0])
-    instruments.gauge("memory_bytes", "Memory of a worker.")
-    try:
-        yield registry
-    finally:
-        cells.close()
+    instruments = Instruments(registry, CellsOfWorkers(folder))
+    for _ in range(2):
+        instruments.mirror(Shape("counter", "requests", "Requests.", ["method"]))
+        instruments.mirror(Shape("histogram", "request_seconds", "Seconds.", [], [0.1, 1.0]))
+        instruments.mirror(Shape("gauge", "memory_bytes", "Memory of a worker.", []))
+    return registry
 
 
 def total(registry: CollectorRegistry) -> float:
@@ -72,29 +66,29 @@ def living(registry: CollectorRegistry) -> int:
 
 def test_killed_workers_take_no_counts_with_them(tmp_path: Path) -> None:
     """Field case MON-01."""
-    with watching(tmp_path) as registry:
-        workers = [Worker(tmp_path) for _ in range(WORKERS)]
+    registry = watching(tmp_path)
+    workers = [Worker(tmp_path) for _ in range(WORKERS)]
+    assert living(registry) == WORKERS
+    files = sorted(path.name for path in tmp_path.iterdir())
+    before, counted = 0.0, 0
+    for number in range(ROUNDS):
+        share = REQUESTS // ROUNDS if number < ROUNDS - 1 else REQUESTS - counted
+        workers[number % WORKERS].count(share)
+        counted += share
+        now = total(registry)
+        assert now >= before
+        before = now
+        workers[number % WORKERS].kill()
+        assert living(registry) == WORKERS - 1
+        assert total(registry) == counted
+        workers[number % WORKERS] = Worker(tmp_path)
         assert living(registry) == WORKERS
-        files = sorted(path.name for path in tmp_path.iterdir())
-        before, counted = 0.0, 0
-        for number in range(ROUNDS):
-            share = REQUESTS // ROUNDS if number < ROUNDS - 1 else REQUESTS - counted
-            workers[number % WORKERS].count(share)
-            counted += share
-            now = total(registry)
-            assert now >= before
-            before = now
-            workers[number % WORKERS].kill()
-            assert living(registry) == WORKERS - 1
-            assert total(registry) == counted
-            workers[number % WORKERS] = Worker(tmp_path)
-            assert living(registry) == WORKERS
-        assert total(registry) == REQUESTS
-        assert registry.get_sample_value("request_seconds_bucket", {"le": "0.1"}) == REQUESTS
-        assert sorted(path.name for path in tmp_path.iterdir()) == files
-        for worker in workers:
-            worker.kill()
-        assert (living(registry), total(registry)) == (0, REQUESTS)
+    assert total(registry) == REQUESTS
+    assert registry.get_sample_value("request_seconds_bucket", {"le": "0.1"}) == REQUESTS
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    for worker in workers:
+        worker.kill()
+    assert (living(registry), total(registry)) == (0, REQUESTS)
 
 
 def test_a_key_that_a_kill_cut_off_is_forgotten(tmp_path: Path) -> None:
