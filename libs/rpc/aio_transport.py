@@ -193,6 +193,7 @@ def unknown_method(path: str) -> grpc.RpcMethodHandler:
         try:
             await refuse_unknown(path)
         except HedgerowError as error:
+            await _let_finish(raws)
             await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(handle)
