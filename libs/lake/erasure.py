@@ -72,6 +72,7 @@ class TableErasure:
         self._without = without
         self._check = check
         self._looked: set[str] = set()
+        self._named: set[str] | None = None
         self._rewritten: dict[str, DataFile | None] = {}
         self.held: dict[str, int] = {}
         self.unused: set[str] = set()
@@ -130,10 +131,15 @@ class TableErasure:
         try:
             self._look_at(name, written)
         except DataLossError:
-            if name in live or name in self._log.referenced(self._check):
+            if name in live or name in self._named_in_log():
                 raise
             # Cut short by a crash: nobody can open it, no version needs it, so it goes too.
             self.held[name] = 0
+
+    def _named_in_log(self) -> set[str]:
+        if self._named is None:
+            self._named = self._log.referenced(self._check)
+        return self._named
 
     def _look_at(self, name: str, written: datetime) -> None:
         if self._without.get(name) != written:

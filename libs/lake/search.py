@@ -93,10 +93,17 @@ def count_in_object(folder: TableFolder, name: str, ring: Keyring, pseudonym: st
 
 
 def _count_in_plain(folder: TableFolder, name: str, pseudonym: str) -> int:
-    """Search a Parquet file in clear, such as a checkpoint of the log, whose pages are compressed."""
+    """Search a Parquet file in clear, such as a checkpoint of the log, whose pages are compressed.
+
+    Raises:
+        DataLossError: it cannot be read.
+        FileNotFoundError: it is gone.
+    """
     try:
         with folder.open(name) as source:
             rows = pq.read_table(source).to_pylist()
+    except FileNotFoundError:
+        raise  # such as a checkpoint that the log was still writing, which has its name by now
     except (pa.ArrowException, OSError) as error:
         raise DataLossError(f"{name} cannot be read", metadata={"file": name}) from error
     return sum(pseudonym in repr(row) for row in rows)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from hedgerow.errors import CallCancelledError, HedgerowError, InvalidArgumentError
+from hedgerow.errors import CallCancelledError, HedgerowError, InvalidArgumentError, UnavailableError
 from services.ingestion.catalog import Catalog, OpenDataset
 from services.ingestion.workers import Stop
 
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 _DOMAIN = re.compile(r"[a-z][a-z0-9_]{0,62}")
+SCRUB_SECONDS = 30.0
+SCRUB_PAUSE_SECONDS = 1.0
 
 
 @dataclass
@@ -46,8 +50,8 @@ def check_subject(domain: str, pseudonym: str) -> None:
 def erase_subject(catalog: Catalog, domain: str, pseudonym: str, receipt: str, stop: Stop) -> list[StoreErasure]:
     """Remove a subject from every dataset of a domain. Blocks; doing it again does no harm.
 
-    A fault in one store does not keep the others from being erased; it is reported with that store, and the same call
-    made again goes on where this one stopped.
+    A fault in one store does not keep the others from being erased; it is reported with that store, next to the counts
+    of what was done, and the same call made again does what is left.
 
     Args:
         catalog: the datasets.
@@ -58,7 +62,7 @@ def erase_subject(catalog: Catalog, domain: str, pseudonym: str, receipt: str, s
 
     Raises:
         CallCancelledError: ``stop`` raised it.
-        UnavailableError: the database keeps for now what was deleted from quarantine; call again.
+        UnavailableError: the database does not answer; nothing was done.
     """
     lake, quarantine = StoreErasure("lake"), StoreErasure("quarantine")
     for dataset in catalog.store.datasets_in(domain):
@@ -74,7 +78,7 @@ def erase_subject(catalog: Catalog, domain: str, pseudonym: str, receipt: str, s
         _guarded(lake, opened, partial(_erase_lake, lake, opened, pseudonym, receipt, stop))
         with opened.changing:
             _guarded(quarantine, opened, partial(_erase_quarantine, quarantine, catalog, opened, pseudonym, stop))
-    catalog.store.scrub()
+    _scrub(quarantine, catalog, stop)
     return [lake, quarantine]
 
 
@@ -88,13 +92,21 @@ def _guarded(result: StoreErasure, opened: OpenDataset, erase: Callable[[], None
 
 
 def _erase_lake(result: StoreErasure, opened: OpenDataset, pseudonym: str, receipt: str, stop: Stop) -> None:
-    erased = opened.table.erase(pseudonym, receipt, stop, closed=opened.changing)
+    erased = opened.table.erase(pseudonym, receipt, stop, closed=_closed(opened, pseudonym))
     result.objects_rewritten += erased.objects_rewritten
     result.objects_destroyed += erased.objects_destroyed
     result.rows_erased += erased.rows_erased
     found = opened.table.search(pseudonym, stop, files=erased.files)
     result.objects_searched += found.objects_searched
     result.remaining_hits += found.hits
+
+
+@contextlib.contextmanager
+def _closed(opened: OpenDataset, pseudonym: str) -> Iterator[None]:
+    """No append commits meanwhile, and those that began during the search leave the subject out afterwards."""
+    with opened.changing:
+        opened.gate.close_to(pseudonym)
+        yield
 
 
 def _erase_quarantine(result: StoreErasure, catalog: Catalog, opened: OpenDataset, pseudonym: str, stop: Stop) -> None:
@@ -116,3 +128,20 @@ def _search_quarantine(catalog: Catalog, opened: OpenDataset, pseudonym: str, st
         searched += len(rows)
         held += [entry for entry, request_id, row in rows if opened.quarantine.holds(request_id, row, pseudonym)]
     return held, searched
+
+
+def _scrub(result: StoreErasure, catalog: Catalog, stop: Stop) -> None:
+    """Have the database give up what was deleted, which a transaction older than that can hold up for a while.
+
+    Only this is repeated: the rows are gone, and a whole call made again would count none.
+    """
+    give_up = time.monotonic() + SCRUB_SECONDS
+    while True:
+        try:
+            return catalog.store.scrub()
+        except UnavailableError as error:
+            if time.monotonic() >= give_up:
+                result.error = result.error or error.message
+                return None
+        stop()
+        time.sleep(SCRUB_PAUSE_SECONDS)

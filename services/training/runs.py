@@ -107,6 +107,9 @@ class TrainingRuns:
         self._beginnings: set[asyncio.Task[RunRecord]] = set()
         # From before a run is kept until its end is.
         self._known: set[str] = set()
+        # Refused, and still kept until the database takes that back; and how many are no longer.
+        self._discarding: set[str] = set()
+        self._discarded = 0
         self._closing = asyncio.Event()
         self._cancelled: set[str] = set()
         self._registering: set[str] = set()
@@ -134,6 +137,7 @@ class TrainingRuns:
 
     async def _keep_and_queue(self, record: RunRecord, reads: Reads) -> RunRecord:
         self._known.add(record.run_id)
+        discarded = self._discarded
         try:
             kept = await asyncio.to_thread(self._store.add_run, record)
         except BaseException:
@@ -143,6 +147,9 @@ class TrainingRuns:
             self._known.discard(record.run_id)
             if kept.state is not RunState.QUEUED or kept.run_id in self._known:
                 return kept
+            if kept.run_id in self._discarding or discarded != self._discarded:
+                # It was refused, and is gone by now or soon will be.
+                raise self._too_many_wait()
             # It was kept by a write whose answer was lost.
             self._known.add(kept.run_id)
         try:
@@ -150,11 +157,19 @@ class TrainingRuns:
         except asyncio.QueueFull:
             # Forgotten, so that the same request can be made again.
             self._known.discard(kept.run_id)
-            await self._until_kept(kept.run_id, functools.partial(self._store.discard_run, kept.run_id))
-            raise ResourceExhaustedError(
-                f"{self._queue.maxsize} runs already wait; try again when one has ended", retry_after=RETRY_SECONDS
-            ) from None
+            self._discarding.add(kept.run_id)
+            try:
+                await self._until_kept(kept.run_id, functools.partial(self._store.discard_run, kept.run_id))
+            finally:
+                self._discarding.discard(kept.run_id)
+                self._discarded += 1
+            raise self._too_many_wait() from None
         return kept
+
+    def _too_many_wait(self) -> ResourceExhaustedError:
+        return ResourceExhaustedError(
+            f"{self._queue.maxsize} runs already wait; try again when one has ended", retry_after=RETRY_SECONDS
+        )
 
     async def cancel(self, run_id: str) -> RunRecord:
         """End a run and return it once it has ended.
@@ -208,6 +223,8 @@ class TrainingRuns:
                 if run_id in self._cancelled:
                     # Whoever cancelled it may have gone before that was kept.
                     await self._close_run(run_id, RunState.CANCELLED)
+                elif self._closing.is_set():
+                    return  # it stays QUEUED, which the next start closes as interrupted
                 else:
                     work = asyncio.create_task(self._run(record, reads))
                     ending = asyncio.create_task(self._end(record, work))

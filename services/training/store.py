@@ -81,9 +81,10 @@ class TrainingStore:
         return earlier
 
     def discard_run(self, run_id: str) -> None:
-        """Forget a run that could not be queued."""
+        """Forget a run that could not be queued, unless it was cancelled meanwhile."""
+        is_queued = sa.and_(training_runs.c.id == run_id, training_runs.c.state == RunState.QUEUED.value)
         with self._database.session() as session:
-            session.execute(training_runs.delete().where(training_runs.c.id == run_id))
+            session.execute(training_runs.delete().where(is_queued))
 
     def run(self, run_id: str) -> RunRecord:
         """Return a run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Iterator
@@ -140,6 +141,28 @@ def test_appends_go_on_while_the_subject_is_looked_for(catalog: Catalog) -> None
     assert sorted(left) == sorted(subject(name) for name in ("bert", "bert", "bert", "carl", "dora"))
 
 
+def test_an_append_that_begins_during_the_search_and_ends_after_it_leaves_the_subject_out(catalog: Catalog) -> None:
+    """It is the only one, so none was under way when the search began."""
+    for _ in range(2):
+        append(catalog, "clients", table_of("bert"))
+    limits, calls = AppendLimits(), 0
+    rows = table_of("anna", "carl", "anna", limit=pa.array([1, 1, -1], pa.int64()))
+    begun = Appending(catalog, catalog.open("clients"), str(uuid.uuid4()), limits=limits, budget=ByteBudget(1 << 30))
+    with contextlib.ExitStack() as stack:
+
+        def look_on() -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:  # the first comes before the search
+                stack.enter_context(begun).add(ipc(rows))
+
+        stores = erase_subject(catalog, "credit", subject("anna"), RECEIPT, look_on)
+        assert [store.remaining_hits for store in stores] == [0, 0]
+        done = begun.commit()
+    assert (done.row_count, done.quarantined_row_count) == (1, 0)
+    assert catalog.open("clients").table.search(subject("anna")).hits == 0
+
+
 def test_an_append_that_had_looked_before_the_subject_was_named_is_waited_for(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,12 +200,14 @@ def test_the_database_is_scrubbed_once_per_erasure_and_only_after_deletions(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scrubbed: list[str] = []
+    held_up: set[int] = {2, 4}
 
     def scrub(table: str) -> None:
         scrubbed.append(table)
-        if len(scrubbed) == 2:
+        if len(scrubbed) in held_up:
             raise UnavailableError("an older transaction is open")
 
+    monkeypatch.setattr("services.ingestion.erasure.SCRUB_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr(catalog.store._database, "scrub", scrub)
     # Once after a start, for a process before may have died between.
     for _ in range(2):
@@ -190,17 +215,43 @@ def test_the_database_is_scrubbed_once_per_erasure_and_only_after_deletions(
         assert scrubbed == ["quarantine"]
     for dataset_id in ("clients", "statements"):
         append(catalog, dataset_id, table_of("anna", limit=pa.array([-1], pa.int64())))
-    with pytest.raises(UnavailableError):
-        erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)
+    # It is tried again, and what was done before is reported.
+    _, quarantine = erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)
+    assert (quarantine.rows_erased, quarantine.error, len(scrubbed)) == (2, "", 3)
+    append(catalog, "clients", table_of("anna", "anna", limit=pa.array([1, -1], pa.int64())))
+    with monkeypatch.context() as patch:
+        patch.setattr("services.ingestion.erasure.SCRUB_SECONDS", 0.0)
+        lake, quarantine = erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)
+    assert (lake.rows_erased, lake.error) == (1, "")
+    assert (quarantine.rows_erased, quarantine.error) == (1, "an older transaction is open")
     # The rows are gone from the tables, and what they held is not: that is not forgotten.
     for _ in range(2):
         _, quarantine = erase_subject(catalog, "credit", subject("anna"), RECEIPT, go_on)
-        assert (quarantine.rows_erased, len(scrubbed)) == (0, 3)
+        assert (quarantine.rows_erased, quarantine.error, len(scrubbed)) == (0, "", 5)
     # Rows of an append that did not end count too.
     catalog.store.begin_append("clients", "r", [SealedRow(0, "a reason", b"x")], now_us=1)
     catalog.store.discard_append("clients", "r")
     erase_subject(catalog, "credit", subject("nobody"), RECEIPT, go_on)
-    assert len(scrubbed) == 4
+    assert len(scrubbed) == 6
+
+
+def test_a_database_that_is_held_up_is_not_waited_for_when_nobody_waits(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_held_up = False
+
+    def scrub(_: str) -> None:
+        nonlocal is_held_up
+        is_held_up = True
+        raise UnavailableError("an older transaction is open")
+
+    def stop() -> None:
+        if is_held_up:
+            raise CallCancelledError("nobody waits")
+
+    monkeypatch.setattr(catalog.store._database, "scrub", scrub)
+    with pytest.raises(CallCancelledError):
+        erase_subject(catalog, "credit", subject("anna"), RECEIPT, stop)
 
 
 def test_a_subject_that_is_not_there(catalog: Catalog) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from hedgerow.errors import AbortedError, CallCancelledError, DataLossError, FailedPreconditionError, UnavailableError
@@ -151,6 +152,44 @@ def test_plain_objects_are_searched_too(tmp_path: Path, service: KeyService) -> 
     (tmp_path / "clients" / "stray.txt").write_text(f"left behind: {SUBJECT}")
     found = table.search(SUBJECT)
     assert (found.objects_searched, found.hits) == (2, 1)
+
+
+def test_a_plain_file_that_goes_while_it_is_searched_is_gone(
+    tmp_path: Path, service: KeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the log writes its checkpoints under another name first."""
+    table = make_table(tmp_path, service)
+    pq.write_table(rows(SUBJECT), tmp_path / "clients" / "_delta_log" / "checkpoint.tmp")
+    really, opened = LocalFolder.open, 0
+
+    def open_once(folder: LocalFolder, name: str) -> Any:
+        nonlocal opened
+        if name.endswith("checkpoint.tmp"):
+            opened += 1
+            if opened == 2:
+                (tmp_path / "clients" / name).unlink()
+        return really(folder, name)
+
+    assert table.search(SUBJECT).hits == 1
+    monkeypatch.setattr(LocalFolder, "open", open_once)
+    assert (table.search(SUBJECT).hits, opened) == (0, 2)
+
+
+def test_the_log_is_read_once_whatever_a_crash_left(
+    tmp_path: Path, service: KeyService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(tmp_path, service)
+    for number in range(3):
+        (tmp_path / "clients" / f"part-00000000-0000-0000-0000-00000000000{number}.parquet").write_bytes(b"PARE")
+    read, really = [], DeltaLog.referenced
+
+    def referenced(*args: Any) -> set[str]:
+        read.append(args)
+        return really(*args)
+
+    monkeypatch.setattr(DeltaLog, "referenced", referenced)
+    assert table.erase(SUBJECT, RECEIPT).objects_destroyed == 3
+    assert len(read) == 1
 
 
 def test_the_log_is_not_read_to_erase(tmp_path: Path, service: KeyService, monkeypatch: pytest.MonkeyPatch) -> None:

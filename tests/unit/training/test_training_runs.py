@@ -32,6 +32,7 @@ class Bench:
     def __init__(self, store: TrainingStore, patch: pytest.MonkeyPatch) -> None:
         self.store = store
         self.patch = patch
+        self.working: asyncio.Task[None] | None = None
         self.runs = TrainingRuns(
             store,
             features=None,  # type: ignore[arg-type]
@@ -58,6 +59,16 @@ class Bench:
         self.patch.setattr(self.store, method, flaky)
         return seen
 
+    async def fill(self) -> None:
+        """Have one run at work and one waiting, all that may."""
+        self.work_is(wait_forever)
+        for name in ("r1", "r2"):
+            await self.runs.create(run(name), READS)
+            if name == "r1":
+                async with asyncio.timeout(PATIENCE):
+                    while "r1" not in self.runs._at_work:
+                        await asyncio.sleep(0)
+
     async def ended(self, run_id: str) -> RunRecord:
         """Watch a run to its end."""
         async with asyncio.timeout(PATIENCE):
@@ -70,7 +81,7 @@ async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     database = open_database(tmp_path / "training.db", b"k" * 32, MIGRATIONS)
     made = Bench(TrainingStore(database), monkeypatch)
     made.work_is(fail)
-    working = asyncio.create_task(made.runs.work())
+    working = made.working = asyncio.create_task(made.runs.work())
     yield made
     await made.runs.close()
     working.cancel()
@@ -139,19 +150,80 @@ async def test_a_run_that_was_kept_by_a_write_whose_answer_was_lost_is_carried_o
 
 
 async def test_what_was_refused_is_forgotten_when_the_database_is_back(bench: Bench) -> None:
-    bench.work_is(wait_forever)
-    for name in ("r1", "r2"):
-        await bench.runs.create(run(name), READS)
-        if name == "r1":
-            async with asyncio.timeout(PATIENCE):
-                while "r1" not in bench.runs._at_work:
-                    await asyncio.sleep(0)
+    await bench.fill()
     seen = bench.away("discard_run", 2)
     with pytest.raises(ResourceExhaustedError):
         await bench.runs.create(run("r3"), READS)
     assert seen == [3]
     with pytest.raises(NotFoundError):
         bench.store.run("r3")
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_what_is_about_to_be_forgotten_is_not_taken_up_again(bench: Bench, is_late: bool) -> None:
+    """Not even by a request that saw it kept and hears of that when it is no more."""
+    await bench.fill()
+    adding, add, discarding, discard = (threading.Event() for _ in range(4))
+    really_add, really_discard = bench.store.add_run, bench.store.discard_run
+
+    def slowly_discard(run_id: str) -> None:
+        discarding.set()
+        assert discard.wait(PATIENCE)
+        really_discard(run_id)
+
+    def slowly_add(record: RunRecord) -> RunRecord:
+        kept = really_add(record)
+        adding.set()
+        assert add.wait(PATIENCE)
+        return kept
+
+    bench.patch.setattr(bench.store, "discard_run", slowly_discard)
+    refused = asyncio.create_task(bench.runs.create(run("r3"), READS))
+    assert await asyncio.to_thread(discarding.wait, PATIENCE)
+    bench.patch.setattr(bench.store, "add_run", slowly_add)
+    await bench.runs.cancel("r1")  # so that there is room
+    again = asyncio.create_task(bench.runs.create(run("r4", request_id="r3"), READS))
+    assert await asyncio.to_thread(adding.wait, PATIENCE)
+    steps = [(add, again), (discard, refused)]
+    for go_on, call in reversed(steps) if is_late else steps:
+        go_on.set()
+        with pytest.raises(ResourceExhaustedError):
+            await asyncio.wait_for(call, PATIENCE)
+    assert (await bench.runs.create(run("r5", request_id="r3"), READS)).run_id == "r5"
+    assert bench.runs._known == {"r2", "r5"}
+
+
+async def test_a_run_that_was_cancelled_before_it_was_forgotten_stays(bench: Bench) -> None:
+    await asyncio.to_thread(bench.store.add_run, run("r1"))
+    await bench.runs.cancel("r1")
+    bench.store.discard_run("r1")
+    assert bench.store.run("r1").state is RunState.CANCELLED
+
+
+async def test_a_run_that_is_kept_after_the_stop_began_does_not_start(bench: Bench) -> None:
+    adding, go_on, started = threading.Event(), threading.Event(), []
+    really = bench.store.add_run
+
+    def slowly(record: RunRecord) -> RunRecord:
+        adding.set()
+        assert go_on.wait(PATIENCE)
+        return really(record)
+
+    async def count(record: RunRecord) -> str:
+        started.append(record.run_id)
+        return await fail(record)
+
+    bench.work_is(count)
+    bench.patch.setattr(bench.store, "add_run", slowly)
+    calling = asyncio.create_task(bench.runs.create(run("r1"), READS))
+    assert await asyncio.to_thread(adding.wait, PATIENCE)
+    closing = asyncio.create_task(bench.runs.close())
+    await asyncio.sleep(0)
+    go_on.set()
+    assert bench.working is not None
+    await asyncio.wait_for(asyncio.gather(calling, closing, bench.working), PATIENCE)
+    assert (started, bench.store.run("r1").state) == ([], RunState.QUEUED)
+    assert bench.store.fail_interrupted("interrupted", 9) == 1
 
 
 async def test_a_failure_is_kept_when_the_database_is_back(bench: Bench) -> None:
