@@ -42,7 +42,7 @@ class Usage:
         instance: its name, such as ``features``.
         calls: calls that ended.
         cpu_seconds: processor seconds, those of ended child processes included.
-        idle_share: share of the window in which it would have left one core idle; 0 when it used more than one.
+        idle_share: share of the window in which it would have left one core for each worker idle; 0 when it used more.
         memory_mib: resident memory, the larger of the two readings.
         cpu_request_millicores: to ask a scheduler for.
         memory_request_mib: likewise.
@@ -71,7 +71,7 @@ class ModelUsage:
         version: the version it served.
         predictions: rows answered.
         model_seconds: seconds in which it ran.
-        idle_share: share of the window in which no batch of it ran, if one at a time did.
+        idle_share: share of the window in which no batch of it ran, if one at a time did on each worker.
         advice: in words.
     """
 
@@ -109,6 +109,13 @@ def total(families: Families, name: str, **labels: str) -> float:
     )
 
 
+def workers(families: Families) -> int:
+    """Return how many processes of an instance answer calls: those told apart as workers, less their parent, or one."""
+    family = families.get("process_start_time_seconds")
+    named = {sample.labels.get("worker", "") for sample in family.samples} if family else set()
+    return max(1, len(named - {"", "parent"}))
+
+
 def usage(instance: str, before: Families, after: Families, seconds: float) -> Usage:
     """Return what an instance used between two readings."""
 
@@ -120,16 +127,17 @@ def usage(instance: str, before: Families, after: Families, seconds: float) -> U
     cpu = grown("process_cpu_seconds_total") + grown("hedgerow_children_cpu_seconds_total")
     memory = max(total(one, "process_resident_memory_bytes") for one in (before, after)) / MIB
     cores = cpu / seconds
+    share = cores / workers(after)
     return Usage(
         instance=instance,
         calls=round(grown("hedgerow_rpc_handled_total")),
         cpu_seconds=round(cpu, 3),
-        idle_share=round(max(0.0, 1 - cores), 4),
+        idle_share=round(max(0.0, 1 - share), 4),
         memory_mib=math.ceil(memory),
         cpu_request_millicores=max(50, _up(cores * CPU_HEADROOM * 1000, 10)),
         memory_request_mib=_up(memory, 16),
         memory_limit_mib=_up(memory * MEMORY_HEADROOM + MEMORY_SPARE_MIB, 16),
-        advice=_advise(cores),
+        advice=_advise(share),
     )
 
 
@@ -148,7 +156,7 @@ def model_usages(instance: str, before: Families, after: Families, seconds: floa
             max(0.0, total(after, name, **labels) - total(before, name, **labels))
             for name in ("hedgerow_model_predictions_total", "hedgerow_model_busy_seconds_total")
         )
-        share = busy / seconds
+        share = busy / seconds / workers(after)
         advice = _advise_model(rows, share)
         idle = round(max(0.0, 1 - share), 4)
         found.append(ModelUsage(instance, deployment, version, round(rows), round(busy, 4), idle, advice))
@@ -160,10 +168,10 @@ def _up(value: float, step: int) -> int:
     return math.ceil(round(value / step, 6)) * step
 
 
-def _advise(cores: float) -> str:
-    if cores > BUSY:
-        return "near one core: add a replica before the load grows"
-    if cores < 1 - IDLE:
+def _advise(share: float) -> str:
+    if share > BUSY:
+        return "near one core for each worker: add a replica before the load grows"
+    if share < 1 - IDLE:
         return "idle: the least request is enough; replicas are for availability only"
     return "fits: leave it as it is"
 
@@ -172,7 +180,7 @@ def _advise_model(rows: float, share: float) -> str:
     if not rows:
         return "nobody asked: if that stays so, it holds memory for nothing"
     if share > BUSY:
-        return "near the limit of one thread: larger batches or a replica"
+        return "near the limit of one thread for each worker: larger batches or a replica"
     return "fits: leave it as it is"
 
 

@@ -25,6 +25,8 @@ from libs.config import ServiceConfig
 from libs.telemetry import Instruments
 from libs.telemetry.worker_readings import as_message
 
+Answer = tuple[str, list[Any], list[Any]]
+"""The name of a worker, the shapes of what it counts, and its readings."""
 MAX_ANSWER = 8 * 1024 * 1024
 _CHUNK = 64 * 1024
 _PR_SET_PDEATHSIG = 1
@@ -83,20 +85,20 @@ class WorkerLink:
         """Wait until the worker serves; return False when it ended instead."""
         return bool(await asyncio.get_running_loop().sock_recv(self._socket, 1))
 
-    def ask(self) -> None:
-        """Ask what it counts and reads, without waiting.
+    def ask(self) -> Answer | None:
+        """Ask what it counts and reads, without waiting; return what came too late for the scrape before.
 
         Raises:
             OSError: the worker is no more.
         """
-        if self._is_asked:
-            self.answer(time.monotonic())  # what came too late for the scrape before
+        late = self.answer(time.monotonic()) if self._is_asked else None
         if not self._is_asked:
             self._socket.send(b"\n")
             self._is_asked = True
+        return late
 
-    def answer(self, deadline: float) -> tuple[str, list[Any], list[Any]] | None:
-        """Return its name, the shapes of what it counts, and its readings; None when they do not come in time.
+    def answer(self, deadline: float) -> Answer | None:
+        """Return what it answers; None when that does not come in time.
 
         Args:
             deadline: of ``time.monotonic``.

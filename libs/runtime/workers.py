@@ -60,7 +60,7 @@ class Parent:
 
     def __init__(self, config: ServiceConfig) -> None:
         self._config = config
-        self._scrape = WorkersScrape(worker_folder(config))
+        self._scrape = WorkersScrape(worker_folder(config), config.workers)
         # Without the token: only the parent enrols.
         self._environment = {k: v for k, v in os.environ.items() if k != "HEDGEROW_ENROLMENT_TOKEN_FILE"}
         self._has_served = False
@@ -86,6 +86,7 @@ class Parent:
                     self._environment["HEDGEROW_LANE_LISTEN"] = held.enter_context(_held_port(config.lane_listen))
                 registry = CollectorRegistry()
                 registry.register(self._scrape)
+                self._scrape.show_parent(runtime.metrics.instruments)
                 runtime.open_metrics(registry)
                 runtime.follow()
                 async with asyncio.TaskGroup() as workers:
@@ -123,16 +124,13 @@ class Parent:
 
     async def _live(self) -> int:
         """Start a worker, and return the code it ends with; when the service stops, it is told to end."""
-        here, there = socket.socketpair()
-        link = WorkerLink(here)
         try:
-            with there:
-                process = self._start(there.fileno())
-        except OSError as error:  # no more processes or memory: the others go on, and there may be some later
+            link, process, descriptor = self._start()
+        except OSError as error:  # no process, memory or descriptor to spare: the others go on, and there may be later
             log.error("worker_not_started", error=type(error).__name__)
-            link.close()
             return EXIT_UNCLEAN
-        ended, welcome = asyncio.create_task(_end_of(process)), asyncio.create_task(self._welcome(link, process.pid))
+        ended = asyncio.create_task(_end_of(process, descriptor))
+        welcome = asyncio.create_task(self._welcome(link, process.pid))
         try:
             stopped = asyncio.create_task(self._stop.wait())
             await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -147,10 +145,27 @@ class Parent:
             await asyncio.to_thread(self._scrape.remove, link)
             link.close()
 
-    def _start(self, channel: int) -> subprocess.Popen[bytes]:
-        """Start this program once more, without a fork of the interpreter."""
-        environment = {**self._environment, "HEDGEROW_WORKER_CHANNEL": str(channel)}
-        return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environment, pass_fds=[channel])  # noqa: S603
+    def _start(self) -> tuple[WorkerLink, subprocess.Popen[bytes], int]:
+        """Start this program once more, without a fork of the interpreter.
+
+        Returns:
+            The link to it, the process, and a descriptor that tells when it ends.
+
+        Raises:
+            OSError: it cannot be started; nothing of it is left.
+        """
+        here, there = socket.socketpair()
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(here)
+            with there:
+                environment = {**self._environment, "HEDGEROW_WORKER_CHANNEL": str(there.fileno())}
+                command = [sys.executable, *sys.orig_argv[1:]]
+                process = subprocess.Popen(command, env=environment, pass_fds=[there.fileno()])  # noqa: S603
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+            descriptor = os.pidfd_open(process.pid)
+            undo.pop_all()
+        return WorkerLink(here), process, descriptor
 
     async def _welcome(self, link: WorkerLink, pid: int) -> None:
         with contextlib.suppress(OSError):
@@ -172,10 +187,9 @@ class Parent:
             process.kill()
 
 
-async def _end_of(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a process without a thread; return its exit code."""
+async def _end_of(process: subprocess.Popen[bytes], descriptor: int) -> int:
+    """Wait for a process without a thread, and close its descriptor; return its exit code."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    descriptor = os.pidfd_open(process.pid)
     loop.add_reader(descriptor, ended.set)
     try:
         await ended.wait()

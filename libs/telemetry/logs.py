@@ -7,6 +7,7 @@ libraries log and for what nobody catches too.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -57,7 +58,9 @@ class _LibraryHandler(logging.Handler):
     """Tells which library has something to say and what it failed with, and not what it says."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        get_logger().error("library", logger=record.name, **_fault(record.exc_info[1] if record.exc_info else None))
+        # When standard error cannot be written, the library that had something to say must not fail of it.
+        with contextlib.suppress(OSError, ValueError):
+            get_logger().error("library", logger=record.name, **_fault(record.exc_info[1] if record.exc_info else None))
 
 
 def _uncaught(error: BaseException | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,7 +13,13 @@ from suite.right_sizing import MIB, Families, model_usages, usage
 
 
 def reading(
-    cpu: float, *, memory: float = 0.0, children: float = 0.0, calls: float = 0.0, rows: float = 0.0
+    cpu: float,
+    *,
+    memory: float = 0.0,
+    children: float = 0.0,
+    calls: float = 0.0,
+    rows: float = 0.0,
+    workers: Sequence[str] = (),
 ) -> Families:
     registry = CollectorRegistry()
     instruments = Instruments(registry)
@@ -19,6 +27,11 @@ def reading(
     instruments.read_gauge("process_resident_memory_bytes", "x", lambda: {(): memory})
     instruments.read_counter("hedgerow_children_cpu_seconds", "x", lambda: {(): children})
     instruments.read_counter("hedgerow_rpc_handled", "x", lambda: {("/a", "OK"): calls}, ["method", "code"])
+    if workers:
+        started = {(worker,): 1.0 for worker in workers}
+        instruments.read_gauge("process_start_time_seconds", "x", lambda: started, ["worker"])
+    else:
+        instruments.read_gauge("process_start_time_seconds", "x", lambda: {(): 1.0})
     labels = ["deployment", "version"]
     instruments.read_counter("hedgerow_model_predictions", "x", lambda: {("credit", "3"): rows}, labels)
     instruments.read_counter("hedgerow_model_busy_seconds", "x", lambda: {("credit", "3"): rows / 100}, labels)
@@ -54,3 +67,17 @@ def test_a_model(rows: float, advice: str) -> None:
     assert (found.deployment, found.version, found.predictions) == ("credit", "3", rows)
     assert found.model_seconds == rows / 100
     assert found.advice.startswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("workers", "advice", "idle"),
+    [((), "near", 0.0), (("0", "parent"), "near", 0.0), (("0", "1", "2", "3", "parent"), "fits", 0.7)],
+)
+def test_each_worker_has_a_core_and_a_thread_of_its_own(workers: Sequence[str], advice: str, idle: float) -> None:
+    before, after = reading(0, workers=workers), reading(12, rows=1200, workers=workers)
+    found = usage("inference", before, after, 10.0)
+    (model,) = model_usages("inference", before, after, 10.0)
+    assert found.advice.startswith(advice)
+    assert model.advice.startswith(advice)
+    assert found.idle_share == model.idle_share == idle
+    assert found.cpu_request_millicores == 1800

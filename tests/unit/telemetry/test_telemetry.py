@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import subprocess
@@ -19,6 +20,7 @@ from opentelemetry.trace import StatusCode
 from prometheus_client import CollectorRegistry
 
 from libs.telemetry import CallMetrics, Tracer, configure_logging, fault_location, get_logger
+from libs.telemetry.logs import _LibraryHandler
 from tests.unit.telemetry.failing_program import DETAIL
 
 ROOT = Path(__file__).parents[3]
@@ -60,6 +62,24 @@ def test_what_libraries_log_and_nobody_catches_is_told_without_what_it_says() ->
         *[("uncaught", None, "ValueError", "test")] * 3,
     ]
     assert {line["where"].partition(":")[0] for line in lines} == {"tests/unit/telemetry/failing_program.py"}
+
+
+@pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("fault", [BrokenPipeError(), ValueError("I/O operation on closed file")])
+def test_a_library_does_not_fail_when_its_log_cannot_be_written(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            raise fault
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    configure_logging("test")
+    _LibraryHandler().handle(logging.makeLogRecord({"name": "library"}))
+    assert written
 
 
 def test_a_fault_is_told_by_its_place_and_not_by_its_message() -> None:
