@@ -20,6 +20,7 @@ HARD_MESSAGE_BYTES = 64 * 1024 * 1024
 CONNECTION_AGE_SECONDS = 600
 CONNECTION_GRACE_SECONDS = 600
 FINISH_SECONDS, FINISH_MESSAGES = 0.5, 64
+_UNKNOWN = asyncio.Semaphore(64)
 
 OPTIONS: Sequence[tuple[str, int]] = (
     # Above the limit of each method, so that the chain refuses with a reason; beyond this gRPC itself refuses.
@@ -193,7 +194,10 @@ def unknown_method(path: str) -> grpc.RpcMethodHandler:
         try:
             await refuse_unknown(path)
         except HedgerowError as error:
-            await _let_finish(raws)
+            # Nobody has looked at who calls, so only a few at once are waited for.
+            if not _UNKNOWN.locked():
+                async with _UNKNOWN:
+                    await _let_finish(raws)
             await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(handle)

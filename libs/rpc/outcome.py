@@ -14,6 +14,7 @@ from typing import Protocol
 
 from hedgerow.client import PURPOSE_KEY, REQUEST_ID_KEY
 from hedgerow.errors import (
+    CallCancelledError,
     DeadlineExceededError,
     HedgerowError,
     InternalError,
@@ -104,7 +105,8 @@ class Outcomes:
 
     def failed(self, method: Method, state: State, error: BaseException) -> BaseException:
         """Count and audit a call that failed, and return what the transport is to report."""
-        if isinstance(error, asyncio.CancelledError):
+        # A transport may say of an upload that its deadline ended that it was cut off.
+        if isinstance(error, asyncio.CancelledError) or (isinstance(error, CallCancelledError) and state.overdue):
             self._note(method, state, self.cut_off(method, state))
             return error
         if not isinstance(error, Exception):

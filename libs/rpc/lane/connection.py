@@ -80,19 +80,19 @@ class Connection:
         session, exchanges = self.session, self._exchanges
         self._receiving = True  # what is answered meanwhile leaves at the end
         session.receive(data)
-        for event in session.events():
-            if isinstance(event, DataReceived):
+        for event in session.events():  # by their exact type, which costs a fifth of asking what they are instances of
+            if type(event) is DataReceived:
                 exchange = exchanges.get(event.stream_id)
                 if exchange is None:
                     session.consumed(len(event.data), event.stream_id)
                 else:
                     exchange.data(event.data, event.end_stream)
-            elif isinstance(event, RequestReceived):
+            elif type(event) is RequestReceived:
                 try:  # noqa: SIM105 - runs for every call, and suppress is dear
                     self._request(event)
                 except SessionError:
                     pass  # it is over already
-            elif isinstance(event, StreamClosed | StreamReset):
+            elif type(event) is StreamClosed or type(event) is StreamReset:
                 if event.stream_id in exchanges or self._early:
                     self._gone(event.stream_id)
             else:

@@ -67,10 +67,10 @@ async def test_a_call_that_its_deadline_ends_is_counted_and_audited_as_its_calle
         await client.call("Echo", BytesValue(), timeout=PATIENCE_SECONDS)  # else the connection may take all the time
 
         async def stream() -> None:
-            async for _ in client.stream("Down", LONG, timeout=2):
+            async for _ in client.stream("Down", LONG, timeout=6):
                 pass
 
-        ends = await asyncio.gather(client.call("Sleep", LONG, timeout=2), stream(), return_exceptions=True)
+        ends = await asyncio.gather(client.call("Sleep", LONG, timeout=6), stream(), return_exceptions=True)
         assert [type(end) for end in ends] == [DeadlineExceededError] * 2
         assert [await end_of(served, method) for method in ("Sleep", "Down")] == ["DEADLINE_EXCEEDED"] * 2
         reasons = served.registry.get_sample_value("hedgerow_rpc_failures_total", {"reason": "DEADLINE_EXCEEDED"})

@@ -96,11 +96,11 @@ def test_beyond_a_number_of_connections_another_is_closed_at_once(port: Port) ->
 
 
 def test_who_never_comes_to_the_point_is_cut_off(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("libs.telemetry.endpoint.REQUEST_SECONDS", 1.0)
     trusting = ssl.create_default_context(cadata=port.own.roots_pem.decode())
     trusting.load_cert_chain(port.served._folder / "identity.pem")
     deadline = time.monotonic() + PATIENCE_SECONDS
     with port.connect() as raw, trusting.wrap_socket(raw, server_hostname="127.0.0.1") as client:
+        monkeypatch.setattr("libs.telemetry.endpoint.REQUEST_SECONDS", 1.0)
         client.sendall(b"GET /metrics?")
         with pytest.raises(OSError):
             while time.monotonic() < deadline:
