@@ -25,7 +25,7 @@ from hedgerow.channel import RotatingChannel
 from hedgerow.client import ServiceClient, renew
 from hedgerow.features.v1 import features_pb2
 from hedgerow.governance.v1 import governance_pb2
-from hedgerow.identity import IdentityRenewer
+from hedgerow.identity import IdentityFolder, IdentityRenewer
 from hedgerow.inference.v1 import inference_pb2
 from hedgerow.ingestion.v1 import ingestion_pb2
 from hedgerow.models.v1 import models_pb2
@@ -68,21 +68,34 @@ CONTRACT = ingestion_pb2.Contract(
 class Callers:
     """People's clients of the services."""
 
-    def __init__(self, context: Context, stack: contextlib.AsyncExitStack, *, replicas: int | None = None) -> None:
-        """Name the suite; with ``replicas``, calls go to so many of a service at most."""
+    def __init__(
+        self,
+        context: Context,
+        stack: contextlib.AsyncExitStack,
+        *,
+        replicas: int | None = None,
+        channel: Callable[[str, str, IdentityFolder], Any] = RotatingChannel,
+    ) -> None:
+        """Name the suite.
+
+        Args:
+            context: of the suite.
+            stack: closes the connections.
+            replicas: calls go to so many of a service at most.
+            channel: makes a connection, of an address, a server name and an identity.
+        """
         self._context = context
         self._replicas = replicas
         self._stack = stack
-        self._channels: dict[tuple[str, str], RotatingChannel] = {}
+        self._channel = channel
+        self._channels: dict[tuple[str, str], Any] = {}
 
     def client(self, person: str, service: str, descriptor: ServiceDescriptor) -> ServiceClient:
         """Return a client; one connection for each person and service."""
         channel = self._channels.get((person, service))
         if channel is None:
             address = ",".join(self._context.addresses[service].split(",")[: self._replicas])
-            channel = RotatingChannel(
-                address, f"{service}.{self._context.trust_domain}", self._context.identity(person)
-            )
+            channel = self._channel(address, f"{service}.{self._context.trust_domain}", self._context.identity(person))
             self._channels[person, service] = channel
             self._stack.push_async_callback(channel.close)
         return ServiceClient(channel, descriptor)

@@ -17,7 +17,9 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.suite.wire import WireChannel
 from examples.credit.run import CREDIT_RISK
+from hedgerow.channel import RotatingChannel
 from hedgerow.sdk.context import Context
 from loadtests.engine import Engine, Operation, UserKind, Watch, arrive
 from loadtests.ledger import Ledger
@@ -25,6 +27,7 @@ from loadtests.scenario import FOLDER, Callers, append, online, predict
 
 # An answer that comes later is worth nothing to whoever waits for it.
 DEADLINE_SECONDS = {"predictions": 1.0, "features": 1.0, "ingest": 5.0}
+LIGHT = ("predictions", "features")
 WARM_SECONDS, REPLICA_WARM_CALLS = 1.0, 4
 # How many replicas of the service the calls go to; all of them by default.
 REPLICAS = "HEDGEROW_BENCH_REPLICAS"
@@ -44,7 +47,10 @@ async def probe(target: str, mode: str, value: float, seconds: float) -> dict[st
     """Put the load on and return what came of it."""
     async with contextlib.AsyncExitStack() as stack:
         replicas = int(os.environ[REPLICAS]) if REPLICAS in os.environ else None
-        callers = Callers(Context.load(Path(os.environ[FOLDER])), stack, replicas=replicas)
+        # Streams and several addresses are beyond the light channel.
+        light = target in LIGHT and replicas is None
+        channel = WireChannel if light else RotatingChannel
+        callers = Callers(Context.load(Path(os.environ[FOLDER])), stack, replicas=replicas, channel=channel)
         call = operation(callers, target)
         for _ in range(REPLICA_WARM_CALLS):
             await call.run()  # the connections are up

@@ -25,7 +25,7 @@ IDLE = "HEDGEROW_TEST_IDLE"
 # Longer than any test may take: a run that waits for such a call never ends.
 FOREVER_MS = 600_000
 # A stream takes a second when nothing holds it up.
-PAUSE_MS, STREAM_DEADLINE = 100, 4.0
+PAUSE_MS, STREAM_DEADLINE = 100, 8.0
 
 
 @contextlib.asynccontextmanager

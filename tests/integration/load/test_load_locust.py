@@ -76,7 +76,7 @@ async def test_streams_go_on_on_two_workers(environment: dict[str, str], tmp_pat
     """LOC-03: of many users who read streams none is idle beyond its deadline, and both workers' figures add up."""
     (tmp_path / "idle").mkdir()
     environment |= {IDLE: str(tmp_path / "idle")}
-    ledger, generators = await run(environment, "streams", 100, workers=2, seconds=3 * STREAM_DEADLINE)
+    ledger, generators = await run(environment, "streams", 100, workers=2, seconds=2 * STREAM_DEADLINE)
     idle = [each for file in (tmp_path / "idle").iterdir() for each in json.loads(file.read_text()).values()]
     assert len(idle) == 100
     assert max(idle) <= STREAM_DEADLINE
